@@ -1,0 +1,17 @@
+//! Certificate profiles: what goes into a certificate, and the only place that turns one into an [`Identity`].
+//!
+//! - [`claims`]: what a certificate says about its holder
+//! - [`authority`]: the authorities that sign (auth only); keys stay behind [`authority::Signer`]
+//! - [`verify`]: certificate in, [`Identity`] out, or a reason why not; fails closed
+//! - [`identity`]: verified holders
+//! - [`keys`]: key pairs that clients and machines make for themselves
+#![forbid(unsafe_code)]
+
+pub mod authority;
+pub mod claims;
+pub mod identity;
+pub mod keys;
+pub mod verify;
+
+pub use identity::{HostIdentity, Identity, UserIdentity};
+pub use verify::{IdentityError, Verifier};

@@ -1,0 +1,1 @@
+//! Labels, logins, templates.
