@@ -1,7 +1,5 @@
 //! Generated messages and services of auth: see `proto/postern/v1/auth.proto`, where every field is described.
 #![expect(
-    missing_debug_implementations,
-    unreachable_pub,
     clippy::wildcard_enum_match_arm,
     clippy::let_underscore_must_use,
     reason = "generated code"
