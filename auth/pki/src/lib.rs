@@ -2,7 +2,9 @@
 //!
 //! - [`claims`]: what a certificate says about its holder
 //! - [`authority`]: the authorities that sign (auth only); keys stay behind [`authority::Signer`]
+//! - `names`: which names a machine's certificate may carry
 //! - [`verify`]: certificate in, [`Identity`] out, or a reason why not; fails closed
+//! - `source_address`: one critical option of SSH certificates
 //! - [`identity`]: verified holders
 //! - [`keys`]: key pairs that clients and machines make for themselves
 #![forbid(unsafe_code)]
@@ -11,6 +13,8 @@ pub mod authority;
 pub mod claims;
 pub mod identity;
 pub mod keys;
+mod names;
+mod source_address;
 pub mod verify;
 
 pub use identity::{HostIdentity, Identity, UserIdentity};
