@@ -330,6 +330,7 @@ fn webpki_verifier(store: &Arc<RootCertStore>) -> Result<Arc<dyn ClientCertVerif
     builder.build().map_err(|error| error.to_string())
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "rustls may add errors; each is a refusal")]
 fn chain_error(error: &rustls::Error) -> IdentityError {
     let rustls::Error::InvalidCertificate(error) = error else {
         return IdentityError::Malformed("its chain can't be checked");

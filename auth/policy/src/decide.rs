@@ -1,12 +1,13 @@
-//! The decision.
-
-use std::time::Duration;
+//! The decision. The node asks it before it makes a session, the proxy before it relays, auth before it administers.
+//! Nothing is fetched and nothing is waited for: policy, identity and time are arguments. Denials are audited by who asked.
 
 use pki::UserIdentity;
 use proto::id::{HostId, Login, NodeName, RoleName, UserName};
-use proto::resource::{Labels, RecordMode};
+use proto::resource::Labels;
 
-use crate::compile::Policy;
+use crate::compile::{CompiledConditions, CompiledRole, Policy};
+pub use crate::grant::{CertificateGrant, certificate_grant};
+pub use crate::options::SessionOptions;
 
 /// What somebody asks for.
 #[derive(Debug, Clone, Copy)]
@@ -35,19 +36,6 @@ pub struct Permit {
     logins: Vec<Login>,
     options: SessionOptions,
     expires: i64,
-}
-
-/// What the roles say about a permitted session.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SessionOptions {
-    pub client_idle_timeout: Option<Duration>,
-    /// End the session at [`Permit::expires`].
-    pub disconnect_expired_cert: bool,
-    pub file_copy: bool,
-    pub forward_agent: bool,
-    pub max_sessions: Option<u32>,
-    pub port_forwarding: bool,
-    pub record: RecordMode,
 }
 
 impl Permit {
@@ -109,38 +97,192 @@ impl Denial {
     }
     /// For metrics.
     pub fn kind(&self) -> &'static str {
-        todo!()
+        match self.reason {
+            Reason::Cluster(_) => "cluster",
+            Reason::DeniedByRole(_) => "denied_by_role",
+            Reason::Expired => "expired",
+            Reason::Locked(_) => "locked",
+            Reason::NoLogin(_) => "no_login",
+            Reason::NoNode => "no_node",
+            Reason::NoRule { .. } => "no_rule",
+            Reason::UnusableRole(_) => "unusable_role",
+        }
+    }
+}
+
+impl From<Reason> for Denial {
+    fn from(reason: Reason) -> Self {
+        Self { reason }
     }
 }
 
 /// May `identity` do `request` under `policy` at `now` (Unix seconds)?
-pub fn decide(
-    _policy: &Policy,
-    _identity: &UserIdentity,
-    _request: &Request<'_>,
-    _now: i64,
-) -> Decision {
-    todo!()
-}
-
-/// The logins and the longest certificate life that a user's roles give at signing time; auth asks this.
 ///
-/// # Errors
-/// A role that is unknown or unusable, or the user is locked.
-pub fn certificate_grant(
-    _policy: &Policy,
-    _user: &UserName,
-    _roles: &[RoleName],
-    _traits: &proto::resource::Traits,
-) -> Result<CertificateGrant, Denial> {
-    todo!()
+/// In this order, and the first no is the answer: cluster, expiry, locks, every role known and usable, every role's
+/// denials, then what the roles allow.
+pub fn decide(
+    policy: &Policy,
+    identity: &UserIdentity,
+    request: &Request<'_>,
+    now: i64,
+) -> Decision {
+    match permit(policy, identity, request, now) {
+        Ok(permit) => Decision::Permit(permit),
+        Err(denial) => Decision::Denial(denial),
+    }
 }
 
-/// See [`certificate_grant`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CertificateGrant {
-    pub logins: Vec<Login>,
-    pub max_ttl: Duration,
+fn permit(
+    policy: &Policy,
+    identity: &UserIdentity,
+    request: &Request<'_>,
+    now: i64,
+) -> Result<Permit, Denial> {
+    if identity.cluster() != &policy.snapshot().cluster {
+        return Err(Reason::Cluster(identity.cluster().to_string()).into());
+    }
+    if identity.valid_until() <= now {
+        return Err(Reason::Expired.into());
+    }
+    locked_user(policy, identity.user(), identity.roles(), now)?;
+    locked_target(policy, request, now)?;
+    let roles = usable_roles(policy, identity.roles(), now)?;
+    let holder = Holder { policy, identity, roles: &roles, now };
+    let (login, logins) = match *request {
+        Request::Administer { resource, verb } => {
+            holder.administer(resource, verb)?;
+            (None, Vec::new())
+        }
+        Request::ReachNode { labels, .. } => (None, holder.reach(labels)?),
+        Request::SshSession { login, labels, .. } => {
+            holder.enter(login, labels)?;
+            (Some(login.clone()), vec![login.clone()])
+        }
+    };
+    Ok(Permit {
+        user: identity.user().clone(),
+        roles: identity.roles().to_vec(),
+        login,
+        logins,
+        options: SessionOptions::over(roles.iter().map(|role| &role.options)),
+        expires: identity.valid_until(),
+    })
+}
+
+/// Who asks, with roles that are all usable.
+struct Holder<'a> {
+    policy: &'a Policy,
+    identity: &'a UserIdentity,
+    roles: &'a [&'a CompiledRole],
+    now: i64,
+}
+
+impl Holder<'_> {
+    fn administer(&self, resource: &str, verb: &str) -> Result<(), Denial> {
+        self.denied(|role| role.deny.names(resource, verb))?;
+        if self.roles.iter().any(|role| role.allow.names(resource, verb)) {
+            return Ok(());
+        }
+        Err(Reason::NoRule { resource: resource.into(), verb: verb.into() }.into())
+    }
+
+    /// The logins of the certificate that are good on a node with these labels.
+    fn reach(&self, labels: &Labels) -> Result<Vec<Login>, Denial> {
+        self.denied(|role| role.deny.node_labels.any_listed_matches(labels))?;
+        let granting = self.granting(labels);
+        let logins: Vec<_> = self
+            .identity
+            .logins()
+            .iter()
+            .filter(|login| !self.policy.locks().login(login, self.now))
+            .filter(|login| !self.roles.iter().any(|role| self.lists(&role.deny, login)))
+            .filter(|login| granting.iter().any(|role| self.lists(&role.allow, login)))
+            .cloned()
+            .collect();
+        if logins.is_empty() {
+            return Err(Reason::NoNode.into());
+        }
+        Ok(logins)
+    }
+
+    fn enter(&self, login: &Login, labels: &Labels) -> Result<(), Denial> {
+        self.denied(|role| {
+            self.lists(&role.deny, login) || role.deny.node_labels.any_listed_matches(labels)
+        })?;
+        let granting = self.granting(labels);
+        if granting.is_empty() {
+            return Err(Reason::NoNode.into());
+        }
+        let certified = self.identity.logins().contains(login);
+        if certified && granting.iter().any(|role| self.lists(&role.allow, login)) {
+            return Ok(());
+        }
+        Err(Reason::NoLogin(login.clone()).into())
+    }
+
+    /// The roles that allow a node with these labels. Its login must come from one of the *same* roles.
+    fn granting(&self, labels: &Labels) -> Vec<&CompiledRole> {
+        let grants = |role: &&&CompiledRole| role.allow.node_labels.every_listed_matches(labels);
+        self.roles.iter().filter(grants).copied().collect()
+    }
+
+    fn lists(&self, half: &CompiledConditions, login: &Login) -> bool {
+        half.logins.iter().any(|pattern| pattern.matches(login, self.identity.traits()))
+    }
+
+    fn denied(&self, denies: impl Fn(&CompiledRole) -> bool) -> Result<(), Denial> {
+        let named = self.identity.roles().iter().zip(self.roles);
+        for (name, role) in named {
+            if denies(role) {
+                return Err(Reason::DeniedByRole(name.clone()).into());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Locks on who asks.
+pub(crate) fn locked_user(
+    policy: &Policy,
+    user: &UserName,
+    roles: &[RoleName],
+    now: i64,
+) -> Result<(), Denial> {
+    if policy.locks().user(user, now) {
+        return Err(Reason::Locked(format!("user {user}")).into());
+    }
+    match roles.iter().find(|role| policy.locks().role(role, now)) {
+        Some(role) => Err(Reason::Locked(format!("role {role}")).into()),
+        None => Ok(()),
+    }
+}
+
+/// Locks on what is asked for.
+fn locked_target(policy: &Policy, request: &Request<'_>, now: i64) -> Result<(), Denial> {
+    let (login, node) = match *request {
+        Request::Administer { .. } => return Ok(()),
+        Request::ReachNode { host_id, .. } => (None, host_id),
+        Request::SshSession { login, host_id, .. } => (Some(login), host_id),
+    };
+    if let Some(login) = login.filter(|login| policy.locks().login(login, now)) {
+        return Err(Reason::Locked(format!("login {login}")).into());
+    }
+    if policy.locks().node(node, now) {
+        return Err(Reason::Locked(format!("node {node}")).into());
+    }
+    Ok(())
+}
+
+/// All the roles, in order: one that is unknown might deny what is asked for.
+pub(crate) fn usable_roles<'a>(
+    policy: &'a Policy,
+    names: &[RoleName],
+    now: i64,
+) -> Result<Vec<&'a CompiledRole>, Denial> {
+    names
+        .iter()
+        .map(|name| policy.role(name, now).ok_or_else(|| Reason::UnusableRole(name.clone()).into()))
+        .collect()
 }
 
 /// Where a node decides about itself.

@@ -1,0 +1,164 @@
+//! What the roles together say about a session. Limits: the strictest role wins. Permissions: as each line says, as
+//! people know it from the established roles. Called by [`crate::decide`] and [`crate::grant`].
+
+use std::time::Duration;
+
+use proto::resource::{RecordMode, RoleOptions};
+
+/// What the roles say about a permitted session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionOptions {
+    pub client_idle_timeout: Option<Duration>,
+    /// End the session at [`crate::Permit::expires`].
+    pub disconnect_expired_cert: bool,
+    pub file_copy: bool,
+    pub forward_agent: bool,
+    pub max_sessions: Option<u32>,
+    pub port_forwarding: bool,
+    pub record: RecordMode,
+}
+
+impl SessionOptions {
+    pub(crate) fn over<'a>(roles: impl Iterator<Item = &'a RoleOptions> + Clone) -> Self {
+        let ports = roles.clone().filter_map(|o| o.port_forwarding).reduce(|a, b| a || b);
+        let records = roles.clone().filter_map(record_mode);
+        Self {
+            client_idle_timeout: roles
+                .clone()
+                .filter_map(|o| o.client_idle_timeout)
+                .map(|s| s.0)
+                .min(),
+            disconnect_expired_cert: roles.clone().any(|o| o.disconnect_expired_cert == Some(true)),
+            file_copy: !roles.clone().any(|o| o.ssh_file_copy == Some(false)),
+            forward_agent: roles.clone().any(|o| o.forward_agent == Some(true)),
+            max_sessions: roles.filter_map(|o| o.max_sessions).min(),
+            port_forwarding: ports.unwrap_or(true),
+            record: records.max().unwrap_or(RecordMode::BestEffort),
+        }
+    }
+}
+
+/// What one role says of SSH recordings; its `ssh` wins over its `default`.
+fn record_mode(options: &RoleOptions) -> Option<RecordMode> {
+    let record = options.record_session.as_ref()?;
+    record.ssh.or(record.default)
+}
+
+/// Longest life of a certificate over the roles.
+pub(crate) fn certificate_ttl<'a>(roles: impl Iterator<Item = &'a RoleOptions>) -> Duration {
+    let shortest = roles.filter_map(|o| o.max_session_ttl).map(|s| s.0).min();
+    shortest.unwrap_or(CERTIFICATE_TTL_DEFAULT).min(CERTIFICATE_TTL_MAX)
+}
+
+/// A working day.
+const CERTIFICATE_TTL_DEFAULT: Duration = Duration::from_secs(12 * 3600);
+/// Whatever roles say: there is no revocation but locks and expiry.
+const CERTIFICATE_TTL_MAX: Duration = Duration::from_secs(30 * 3600);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::resource::{RecordSession, Span};
+
+    fn span(text: &str) -> Option<Span> {
+        Some(Span::parse(text).unwrap())
+    }
+
+    fn over(roles: &[RoleOptions]) -> SessionOptions {
+        SessionOptions::over(roles.iter())
+    }
+
+    #[test]
+    fn silence_gives_the_defaults() {
+        let expect = SessionOptions {
+            client_idle_timeout: None,
+            disconnect_expired_cert: false,
+            file_copy: true,
+            forward_agent: false,
+            max_sessions: None,
+            port_forwarding: true,
+            record: RecordMode::BestEffort,
+        };
+        assert_eq!(over(&[]), expect);
+        assert_eq!(over(&[RoleOptions::default(), RoleOptions::default()]), expect);
+    }
+
+    #[test]
+    fn limits_take_the_strictest_role() {
+        let loose = RoleOptions {
+            client_idle_timeout: span("1h"),
+            max_sessions: Some(10),
+            disconnect_expired_cert: Some(false),
+            ssh_file_copy: Some(true),
+            record_session: Some(RecordSession {
+                default: Some(RecordMode::BestEffort),
+                ssh: None,
+            }),
+            ..RoleOptions::default()
+        };
+        let strict = RoleOptions {
+            client_idle_timeout: span("5m"),
+            max_sessions: Some(2),
+            disconnect_expired_cert: Some(true),
+            ssh_file_copy: Some(false),
+            record_session: Some(RecordSession { default: Some(RecordMode::Strict), ssh: None }),
+            ..RoleOptions::default()
+        };
+        for roles in [[loose.clone(), strict.clone()], [strict, loose]] {
+            let options = over(&roles);
+            assert_eq!(options.client_idle_timeout, Some(Duration::from_secs(300)));
+            assert_eq!(options.max_sessions, Some(2));
+            assert!(options.disconnect_expired_cert);
+            assert!(!options.file_copy);
+            assert_eq!(options.record, RecordMode::Strict);
+        }
+    }
+
+    #[test]
+    fn forwarding_is_a_yes_from_any_role() {
+        fn check(ports: [Option<bool>; 2], agent: [Option<bool>; 2], expect: (bool, bool)) {
+            let role = |i: usize| RoleOptions {
+                port_forwarding: ports[i],
+                forward_agent: agent[i],
+                ..RoleOptions::default()
+            };
+            let options = over(&[role(0), role(1)]);
+            let got = (options.port_forwarding, options.forward_agent);
+            assert_eq!(got, expect, "{ports:?} {agent:?}");
+        }
+        check([Some(false), None], [None, None], (false, false));
+        check([Some(false), Some(true)], [Some(false), Some(true)], (true, true));
+        check([None, Some(true)], [None, Some(true)], (true, true));
+        check([Some(false), Some(false)], [Some(false), None], (false, false));
+    }
+
+    #[test]
+    fn ssh_recording_wins_over_the_default_of_its_own_role_only() {
+        let role = |default, ssh| RoleOptions {
+            record_session: Some(RecordSession { default, ssh }),
+            ..RoleOptions::default()
+        };
+        let (easy, strict) = (Some(RecordMode::BestEffort), Some(RecordMode::Strict));
+        assert_eq!(over(&[role(strict, easy)]).record, RecordMode::BestEffort);
+        assert_eq!(over(&[role(strict, easy), role(strict, None)]).record, RecordMode::Strict);
+    }
+
+    #[test]
+    fn certificate_life() {
+        fn check(roles: &[Option<&str>], hours: u64) {
+            let roles: Vec<_> = roles
+                .iter()
+                .map(|text| RoleOptions {
+                    max_session_ttl: text.map(|t| Span::parse(t).unwrap()),
+                    ..RoleOptions::default()
+                })
+                .collect();
+            assert_eq!(certificate_ttl(roles.iter()), Duration::from_secs(hours * 3600));
+        }
+        check(&[], 12);
+        check(&[None], 12);
+        check(&[Some("20h"), None], 20);
+        check(&[Some("20h"), Some("8h")], 8);
+        check(&[Some("30d")], 30);
+    }
+}
