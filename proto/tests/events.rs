@@ -1,7 +1,7 @@
 //! Golden audit events: `tests/golden/events.jsonl` is what SIEM rules match on. A line that changes here changes for
 //! everybody who reads the stream: say so in the changelog. `POSTERN_BLESS=1` rewrites the file.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::path::Path;
 

@@ -1,0 +1,92 @@
+//! What the roles say of themselves, for readiness and status. Written by `start`, read by `diag`.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+use serde::{Deserialize, Serialize};
+
+/// State of one role.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RoleHealth {
+    pub(crate) ready: bool,
+    /// For people: what it listens on, or what it waits for.
+    pub(crate) detail: String,
+}
+
+/// State of the daemon.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Report {
+    pub(crate) version: String,
+    pub(crate) pid: u32,
+    pub(crate) cluster: String,
+    pub(crate) nodename: String,
+    pub(crate) draining: bool,
+    pub(crate) ready: bool,
+    pub(crate) roles: BTreeMap<String, RoleHealth>,
+}
+
+/// Shared by everybody who writes or reads it.
+#[derive(Debug)]
+pub(crate) struct Health {
+    report: Mutex<Report>,
+}
+
+impl Health {
+    /// Roles are listed as waiting from the beginning, so that readiness is not claimed too early.
+    pub(crate) fn new(nodename: &str, roles: &[&str]) -> Self {
+        let waiting = RoleHealth { ready: false, detail: "starting".into() };
+        let roles = roles.iter().map(|role| ((*role).to_owned(), waiting.clone())).collect();
+        let report = Report {
+            version: proto::VERSION.into(),
+            pid: std::process::id(),
+            cluster: String::new(),
+            nodename: nodename.into(),
+            draining: false,
+            ready: false,
+            roles,
+        };
+        Self { report: Mutex::new(report) }
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Report)) {
+        let mut report = self.report.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        change(&mut report);
+        report.ready = !report.draining && report.roles.values().all(|role| role.ready);
+    }
+
+    pub(crate) fn role(&self, role: &str, ready: bool, detail: impl Into<String>) {
+        let health = RoleHealth { ready, detail: detail.into() };
+        self.change(|report| {
+            report.roles.insert(role.to_owned(), health);
+        });
+    }
+
+    pub(crate) fn cluster(&self, cluster: &str) {
+        self.change(|report| report.cluster = cluster.to_owned());
+    }
+
+    pub(crate) fn draining(&self) {
+        self.change(|report| report.draining = true);
+    }
+
+    pub(crate) fn report(&self) -> Report {
+        self.report.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ready_only_when_every_role_is_and_nothing_drains() {
+        let health = Health::new("n", &["auth", "node"]);
+        assert!(!health.report().ready);
+        health.role("auth", true, "");
+        assert!(!health.report().ready);
+        health.role("node", true, "");
+        assert!(health.report().ready);
+        health.draining();
+        assert!(!health.report().ready);
+    }
+}

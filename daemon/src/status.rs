@@ -1,0 +1,77 @@
+//! `postern status`: asks the daemon on this machine over its local socket.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+
+use crate::config::default_data_dir;
+use crate::diag::SOCKET;
+use crate::health::Report;
+
+/// A local daemon answers at once or not at all.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// Longest answer that is read.
+const ANSWER_BYTES_MAX: u64 = 1024 * 1024;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct StatusArgs {
+    /// Where the daemon keeps its state.
+    #[arg(short, long, value_name = "DIR", env = "POSTERN_DATA_DIR")]
+    data_dir: Option<PathBuf>,
+    /// text or json.
+    #[arg(short, long, default_value = "text", value_parser = ["text", "json"])]
+    format: String,
+}
+
+/// Prints the state; exit status 0 when ready, 1 when not ready or not running.
+pub(crate) fn run(args: &StatusArgs) -> ExitCode {
+    match ask(args).and_then(|report| print(&report, &args.format).map(|()| report)) {
+        Ok(report) if report.ready => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("ERROR: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn ask(args: &StatusArgs) -> anyhow::Result<Report> {
+    let path = args.data_dir.clone().unwrap_or_else(default_data_dir).join(SOCKET);
+    let mut socket = UnixStream::connect(&path).with_context(|| {
+        format!("no daemon answers on {}: start one with `postern start`", path.display())
+    })?;
+    socket.set_read_timeout(Some(ANSWER_WITHIN))?;
+    socket.write_all(b"GET /status HTTP/1.1\r\nhost: local\r\nconnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    socket.take(ANSWER_BYTES_MAX).read_to_string(&mut answer).context("the daemon's answer")?;
+    let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(|| anyhow!("no HTTP answer"))?;
+    if !head.starts_with("HTTP/1.1 200") {
+        bail!("the daemon answered {}", head.lines().next().unwrap_or_default());
+    }
+    serde_json::from_str(body).context("the daemon's answer")
+}
+
+fn print(report: &Report, format: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    if format == "json" {
+        writeln!(out, "{}", serde_json::to_string_pretty(report)?)?;
+        return Ok(());
+    }
+    let state = match (report.draining, report.ready) {
+        (true, _) => "draining",
+        (false, true) => "ready",
+        (false, false) => "not ready",
+    };
+    writeln!(out, "postern {} (pid {}) is {state}", report.version, report.pid)?;
+    writeln!(out, "  cluster   {}", report.cluster)?;
+    writeln!(out, "  nodename  {}", report.nodename)?;
+    for (role, health) in &report.roles {
+        let mark = if health.ready { "ready" } else { "waiting" };
+        writeln!(out, "  {role:<9} {mark}: {}", health.detail)?;
+    }
+    Ok(())
+}
