@@ -1,15 +1,24 @@
 //! gRPC to auth. The channel connects when first used and again after failures; each new connection takes the newest
 //! client certificate. TLS runs end to end to auth (SNI `auth.<cluster>`), also through a proxy.
+//! How often a call is tried again, and how long it may take, is its caller's business.
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
+use hyper_util::rt::TokioIo;
 use proto::id::ClusterName;
+use proto::preamble::SNI_AUTH_LABEL;
 use rustls::sign::CertifiedKey;
+use tokio::net::UnixStream;
 use tokio::sync::watch;
-use tonic::transport::Channel;
+use tonic::transport::{Channel, Endpoint, Uri};
+use tower::service_fn;
 
-use crate::tls::{TlsError, Trust};
+use crate::dial::{self, DialError};
+use crate::stream::Tls;
+use crate::tls::{self, TlsError, Trust};
 
 /// How to reach auth.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,15 +39,74 @@ pub const MESSAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// # Errors
 /// Malformed trust settings.
 pub fn channel(
-    _route: &Route,
-    _cluster: &ClusterName,
-    _trust: &Trust,
-    _credentials: watch::Receiver<Option<Arc<CertifiedKey>>>,
+    route: &Route,
+    cluster: &ClusterName,
+    trust: &Trust,
+    credentials: watch::Receiver<Option<Arc<CertifiedKey>>>,
 ) -> Result<Channel, TlsError> {
-    todo!()
+    let address = match route {
+        Route::Direct(address) | Route::Proxy(address) => address.clone(),
+        Route::Socket(path) => return Ok(socket_channel(path.clone())),
+    };
+    // Mistakes in the settings are told now rather than at each connect.
+    tls::client_config(trust, None, &[ALPN_H2])?;
+    let server_name = format!("{SNI_AUTH_LABEL}.{cluster}");
+    let trust = trust.clone();
+    let connector = service_fn(move |_: Uri| {
+        let (address, server_name) = (address.clone(), server_name.clone());
+        let (trust, credentials) = (trust.clone(), credentials.clone());
+        async move {
+            let key = credentials.borrow().clone();
+            connect(&address, &server_name, &trust, key).await.map(TokioIo::new)
+        }
+    });
+    Ok(endpoint().connect_with_connector_lazy(connector))
 }
 
 /// A channel over auth's local administration socket.
-pub fn socket_channel(_path: PathBuf) -> Channel {
-    todo!()
+pub fn socket_channel(path: PathBuf) -> Channel {
+    let connector = service_fn(move |_: Uri| {
+        let path = path.clone();
+        async move { UnixStream::connect(path).await.map(TokioIo::new) }
+    });
+    endpoint().connect_with_connector_lazy(connector)
 }
+
+async fn connect(
+    address: &str,
+    server_name: &str,
+    trust: &Trust,
+    key: Option<Arc<CertifiedKey>>,
+) -> io::Result<Tls> {
+    let config = tls::client_config(trust, key, &[ALPN_H2]).map_err(io::Error::other)?;
+    let mut stream = dial::tls(address, server_name, config).await.map_err(told)?;
+    // This stream never leaves TLS.
+    stream.get_mut().0.release();
+    Ok(stream)
+}
+
+/// With its cause in the text: tonic's users print only the outermost error.
+fn told(error: DialError) -> io::Error {
+    let cause = std::error::Error::source(&error).map(|e| format!(": {e}")).unwrap_or_default();
+    io::Error::other(format!("{error}{cause}"))
+}
+
+fn endpoint() -> Endpoint {
+    // The address is the connector's business; this is only the authority header's text.
+    Endpoint::from_static("http://auth.postern.local")
+        .connect_timeout(dial::DIAL_WITHIN)
+        .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .keep_alive_timeout(KEEP_ALIVE_WITHIN)
+        .keep_alive_while_idle(true)
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(WINDOW_BYTES)
+}
+
+/// gRPC's protocol.
+const ALPN_H2: &[u8] = b"h2";
+/// Short enough to keep address translators from forgetting the connection.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
+/// A path that is silent for so long is dead.
+const KEEP_ALIVE_WITHIN: Duration = Duration::from_secs(10);
+/// Receive window: recordings and snapshots at full speed over long paths.
+const WINDOW_BYTES: u32 = 1024 * 1024;

@@ -5,6 +5,7 @@
 //! - [`backoff`]: jittered waits between tries
 //! - [`file`]: private files, written whole
 //! - [`tls`]: rustls settings, trust
+//! - `trust`: the server checks behind it
 //! - [`exact`]: reading TLS record by record, so that it can be left
 //! - [`stream`]: a connection inside TLS or outside it
 //! - [`frame`]: preamble frames on a stream
@@ -30,6 +31,7 @@ pub mod shutdown;
 pub mod spool;
 pub mod stream;
 pub mod tls;
+mod trust;
 pub mod tunnel;
 
 /// Now, Unix seconds.

@@ -47,19 +47,53 @@ impl Stream {
     ///
     /// # Errors
     /// Bytes are buffered above the socket.
-    pub fn after_reply(_tls: Tls, _inner: Inner) -> Result<Self, NotAtBoundary> {
-        todo!()
+    pub fn after_reply(mut tls: Tls, inner: Inner) -> Result<Self, NotAtBoundary> {
+        match inner {
+            Inner::Plain => leave(tls).map(Self::Plain),
+            Inner::Tls => {
+                tls.get_mut().0.release();
+                Ok(Self::Tls(Box::new(tls)))
+            }
+        }
     }
+}
+
+/// The bare socket, when TLS holds nothing back in either direction.
+fn leave(tls: Tls) -> Result<TcpStream, NotAtBoundary> {
+    let (exact, mut connection) = match tls {
+        Tls::Client(stream) => {
+            let (exact, connection) = stream.into_inner();
+            (exact, rustls::Connection::Client(connection))
+        }
+        Tls::Server(stream) => {
+            let (exact, connection) = stream.into_inner();
+            (exact, rustls::Connection::Server(connection))
+        }
+    };
+    let state = connection.process_new_packets().map_err(|_| NotAtBoundary)?;
+    let holds = connection.is_handshaking()
+        || connection.wants_write()
+        || state.plaintext_bytes_to_read() > 0
+        || state.peer_has_closed();
+    if holds || !exact.at_boundary() {
+        return Err(NotAtBoundary);
+    }
+    let Prefixed { prefix, inner } = exact.into_inner();
+    if prefix.is_empty() { Ok(inner) } else { Err(NotAtBoundary) }
 }
 
 impl AsyncRead for Prefixed {
     fn poll_read(
-        self: Pin<&mut Self>,
-        _context: &mut Context<'_>,
-        _buffer: &mut ReadBuf<'_>,
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
     ) -> Poll<std::io::Result<()>> {
-        let _ = &self.prefix;
-        todo!()
+        if self.prefix.is_empty() {
+            return Pin::new(&mut self.inner).poll_read(context, buffer);
+        }
+        let count = self.prefix.len().min(buffer.remaining());
+        buffer.put_slice(&self.prefix.split_to(count));
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -1,11 +1,18 @@
 //! rustls settings. One provider (aws-lc-rs), TLS 1.3 only, no renegotiation, no early data.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use pki::keys::KeyPairs;
-use rustls::pki_types::CertificateDer;
-use rustls::sign::CertifiedKey;
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::ServerCertVerifier;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
+
+use crate::trust::{AnyServer, Pin, PinnedServer};
 
 /// Whom a client believes to be the server.
 #[derive(Debug, Clone)]
@@ -33,8 +40,14 @@ pub enum TlsError {
 ///
 /// # Errors
 /// The PEM holds no certificate, or the key does not fit it.
-pub fn certified_key(_chain_pem: &str, _keys: &KeyPairs) -> Result<Arc<CertifiedKey>, TlsError> {
-    todo!()
+pub fn certified_key(chain_pem: &str, keys: &KeyPairs) -> Result<Arc<CertifiedKey>, TlsError> {
+    let chain = certificates(chain_pem)?;
+    let bad = |detail: &dyn std::fmt::Display| TlsError::Credentials(detail.to_string());
+    let key = PrivateKeyDer::from_pem_slice(keys.tls_pem().as_bytes()).map_err(|e| bad(&e))?;
+    let key = PROVIDER.key_provider.load_private_key(key).map_err(|e| bad(&e))?;
+    let certified = CertifiedKey::new(chain, key);
+    certified.keys_match().map_err(|e| bad(&e))?;
+    Ok(Arc::new(certified))
 }
 
 /// Client settings with an optional client certificate. The server's name is checked except under
@@ -43,15 +56,45 @@ pub fn certified_key(_chain_pem: &str, _keys: &KeyPairs) -> Result<Arc<Certified
 /// # Errors
 /// A malformed pin or credentials.
 pub fn client_config(
-    _trust: &Trust,
-    _credentials: Option<Arc<CertifiedKey>>,
-    _alpn: &[&[u8]],
+    trust: &Trust,
+    credentials: Option<Arc<CertifiedKey>>,
+    alpn: &[&[u8]],
 ) -> Result<Arc<ClientConfig>, TlsError> {
-    todo!()
+    let builder = ClientConfig::builder_with_provider(PROVIDER.clone())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(|error| TlsError::Trust(error.to_string()))?
+        .dangerous()
+        .with_custom_certificate_verifier(server_verifier(trust)?);
+    let mut config = match credentials {
+        Some(key) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(key))),
+        None => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+    Ok(Arc::new(config))
+}
+
+fn server_verifier(trust: &Trust) -> Result<Arc<dyn ServerCertVerifier>, TlsError> {
+    let bad = |detail: &dyn std::fmt::Display| TlsError::Trust(detail.to_string());
+    Ok(match trust {
+        Trust::DangerousAnyone => Arc::new(AnyServer::new(PROVIDER.clone())),
+        Trust::HostAuthority(roots) => {
+            WebPkiServerVerifier::builder_with_provider(roots.clone(), PROVIDER.clone())
+                .build()
+                .map_err(|error| bad(&error))?
+        }
+        Trust::Pin(pin) => {
+            let pin = Pin::parse(pin).map_err(|error| bad(&error))?;
+            Arc::new(PinnedServer::new(pin, PROVIDER.clone()))
+        }
+        Trust::Platform => Arc::new(
+            rustls_platform_verifier::Verifier::new(PROVIDER.clone())
+                .map_err(|error| bad(&error))?,
+        ),
+    })
 }
 
 /// Whether a server asks for client certificates. Whoever accepts must still turn the chain into an identity with
-/// `pki::Verifier::tls_peer`.
+/// `pki::Verifier::tls_peer`, also when the session was resumed: a ticket outlives neither expiry nor locks.
 #[derive(Debug, Clone)]
 pub enum ClientAuth {
     /// Without a certificate too (sign-in, join, browsers).
@@ -64,17 +107,45 @@ pub enum ClientAuth {
 /// # Errors
 /// No roots.
 pub fn server_config(
-    _certificates: Arc<dyn rustls::server::ResolvesServerCert>,
-    _client_auth: &ClientAuth,
-    _alpn: &[&[u8]],
+    certificates: Arc<dyn rustls::server::ResolvesServerCert>,
+    client_auth: &ClientAuth,
+    alpn: &[&[u8]],
 ) -> Result<Arc<ServerConfig>, TlsError> {
-    todo!()
+    let bad = |detail: &dyn std::fmt::Display| TlsError::Trust(detail.to_string());
+    let clients = |roots: &Arc<RootCertStore>| {
+        WebPkiClientVerifier::builder_with_provider(roots.clone(), PROVIDER.clone())
+    };
+    let verifier = match client_auth {
+        ClientAuth::Optional(roots) => clients(roots).allow_unauthenticated().build(),
+        ClientAuth::Required(roots) => clients(roots).build(),
+    };
+    let mut config = ServerConfig::builder_with_provider(PROVIDER.clone())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(|error| bad(&error))?
+        .with_client_cert_verifier(verifier.map_err(|error| bad(&error))?)
+        .with_cert_resolver(certificates);
+    config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+    // Refills of a tunnel's pool resume; keys live in this process and change every six hours.
+    config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new().map_err(|error| bad(&error))?;
+    config.send_half_rtt_data = false;
+    config.max_early_data_size = 0;
+    Ok(Arc::new(config))
 }
 
 /// Certificates of a PEM text.
 ///
 /// # Errors
 /// None in it, or damaged.
-pub fn certificates(_pem: &str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    todo!()
+pub fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let chain = CertificateDer::pem_slice_iter(pem.as_bytes())
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| TlsError::Credentials(error.to_string()))?;
+    if chain.is_empty() {
+        return Err(TlsError::Credentials("no certificate in the PEM text".into()));
+    }
+    Ok(chain)
 }
+
+/// The cryptography behind all settings.
+static PROVIDER: LazyLock<Arc<CryptoProvider>> =
+    LazyLock::new(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
