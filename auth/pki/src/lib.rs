@@ -19,3 +19,6 @@ pub mod verify;
 
 pub use identity::{HostIdentity, Identity, UserIdentity};
 pub use verify::{IdentityError, Verifier};
+
+#[cfg(test)]
+mod tests;

@@ -15,3 +15,6 @@ pub mod options;
 
 pub use compile::Policy;
 pub use decide::{Decision, Denial, Permit, Reason, Request, SessionOptions, decide};
+
+#[cfg(test)]
+mod tests;
