@@ -2,34 +2,32 @@
 //!
 //! The interface is that of the ladder's every rung; what stands is its lowest: readiness by epoll (tokio), TLS in user
 //! space. Invariants: no unbounded buffer, half-close is mapped, every stream can be cut by id, each ends by its idle timeout.
+//!
+//! - [`leg`]: one side of a stream
+//! - [`copy`]: both directions of a stream, until its end
+//! - [`pool`]: buffers, held only while data is moving
 #![forbid(unsafe_code)]
 
+mod copy;
+mod leg;
+mod pool;
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use metrics::{Counter, Gauge, counter, gauge};
+use tokio_util::sync::CancellationToken;
 
-/// A byte stream that is no bare socket: TLS in user space, an SSH channel.
-pub trait Io: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Io for T {}
+pub use crate::leg::{Io, Leg};
 
-/// One side of a relayed stream.
-pub enum Leg {
-    /// A bare socket with bytes already read from it: what can be spliced.
-    Socket { socket: TcpStream, pending: Bytes },
-    /// Anything else.
-    Stream(Box<dyn Io>),
-}
+use crate::copy::Transfer;
+use crate::pool::Pool;
 
-impl std::fmt::Debug for Leg {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.write_str(match self {
-            Self::Socket { .. } => "Leg::Socket",
-            Self::Stream(_) => "Leg::Stream",
-        })
-    }
-}
+/// The rung of the ladder that moves the bytes, for logs and metrics.
+pub const RUNG: &str = "epoll";
 
 /// Names a relayed stream for [`Relay::cut`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -57,35 +55,145 @@ pub enum End {
     Closed,
     /// By [`Relay::cut`] or the relay's own end.
     Cut,
-    Failed(std::io::Error),
+    Failed(io::Error),
     Idle,
+}
+
+impl End {
+    /// For metrics.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Cut => "cut",
+            Self::Failed(_) => "failed",
+            Self::Idle => "idle",
+        }
+    }
 }
 
 /// The relay; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Relay {
-    _private: (),
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    streams_max: usize,
+    next_id: AtomicU64,
+    streams: Mutex<HashMap<StreamId, CancellationToken>>,
+    pool: Pool,
 }
 
 impl Relay {
     /// Starts it. `streams_max` bounds how many run at once.
-    pub fn start(_streams_max: usize) -> Self {
-        todo!()
+    pub fn start(streams_max: usize) -> Self {
+        tracing::info!(rung = RUNG, streams_max, "the data plane moves bytes");
+        gauge!("postern_data_plane_rung", "rung" => RUNG).set(1.0);
+        Self {
+            shared: Arc::new(Shared {
+                streams_max,
+                next_id: AtomicU64::new(1),
+                streams: Mutex::default(),
+                pool: Pool::new(),
+            }),
+        }
     }
     /// A new id; never given twice.
     pub fn next_id(&self) -> StreamId {
-        todo!()
+        StreamId(self.shared.next_id.fetch_add(1, Ordering::Relaxed))
     }
-    /// Moves bytes until the end.
-    pub async fn run(&self, _id: StreamId, _client: Leg, _target: Leg, _limits: Limits) -> Outcome {
-        todo!()
+    /// Moves bytes until the end. A stream beyond `streams_max`, or with an id that runs already, fails at once.
+    pub async fn run(&self, id: StreamId, client: Leg, target: Leg, limits: Limits) -> Outcome {
+        match self.shared.enter(id) {
+            Ok(running) => {
+                let meters = Meters::new();
+                Transfer::new(client, target, &self.shared.pool, &meters, limits)
+                    .run(&running.cut)
+                    .await
+            }
+            Err(error) => {
+                Outcome { bytes_from_client: 0, bytes_from_target: 0, end: End::Failed(error) }
+            }
+        }
     }
     /// Ends a stream; false when there is none of that id.
-    pub fn cut(&self, _id: StreamId) -> bool {
-        todo!()
+    pub fn cut(&self, id: StreamId) -> bool {
+        match self.shared.streams().get(&id) {
+            Some(cut) => {
+                cut.cancel();
+                true
+            }
+            None => false,
+        }
     }
     /// Streams that run now.
     pub fn active(&self) -> usize {
-        todo!()
+        self.shared.streams().len()
+    }
+    /// Whether a further stream would fail now; to be asked before a client is told that it may go on.
+    pub fn is_full(&self) -> bool {
+        self.active() >= self.shared.streams_max
     }
 }
+
+impl Shared {
+    fn streams(&self) -> MutexGuard<'_, HashMap<StreamId, CancellationToken>> {
+        // Every critical section is one map operation: a panic elsewhere leaves the map whole.
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn enter(&self, id: StreamId) -> io::Result<Running<'_>> {
+        let mut streams = self.streams();
+        if streams.len() >= self.streams_max {
+            return Err(io::Error::other("the relay carries as many streams as it may"));
+        }
+        if streams.contains_key(&id) {
+            return Err(io::Error::other("a stream of this id runs already"));
+        }
+        let cut = CancellationToken::new();
+        streams.insert(id, cut.clone());
+        Ok(Running { shared: self, id, cut })
+    }
+}
+
+/// A stream's entry in the table.
+struct Running<'a> {
+    shared: &'a Shared,
+    id: StreamId,
+    cut: CancellationToken,
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.shared.streams().remove(&self.id);
+    }
+}
+
+/// What a stream reports while it runs.
+struct Meters {
+    active: Gauge,
+    from_client: Counter,
+    from_target: Counter,
+}
+
+impl Meters {
+    fn new() -> Self {
+        let active = gauge!("postern_relay_streams");
+        active.increment(1.0);
+        Self {
+            active,
+            from_client: counter!("postern_relay_bytes_total", "from" => "client"),
+            from_target: counter!("postern_relay_bytes_total", "from" => "target"),
+        }
+    }
+}
+
+impl Drop for Meters {
+    fn drop(&mut self) {
+        self.active.decrement(1.0);
+    }
+}
+
+#[cfg(test)]
+mod tests;
