@@ -1,0 +1,95 @@
+//! Before a login: whom to believe, what the proxy says of its cluster, and gRPC to auth without a certificate.
+//! `login` and `invite` start here. What is learnt under a pin (or the kept authority) is worth as much as that.
+
+use std::sync::Arc;
+
+use net::auth_client::{self, MESSAGE_BYTES_MAX, Route};
+use net::ping::{self, Ping};
+use net::tls::Trust;
+use proto::id::ClusterName;
+use proto::rpc::sign_in_client::SignInClient;
+use tokio::sync::watch;
+use tonic::transport::Channel;
+
+use crate::address::ProxyAddress;
+use crate::failure::{Failure, Fallible as _};
+use crate::flags::TrustArgs;
+use crate::home::Home;
+use crate::profile::{Profile, ProxyTrust};
+use crate::signed_in::roots;
+
+/// A proxy that has proved itself as far as was asked, and its cluster.
+#[derive(Debug)]
+pub(crate) struct FirstContact {
+    pub(crate) proxy: ProxyAddress,
+    pub(crate) cluster: ClusterName,
+    pub(crate) ping: Ping,
+    pub(crate) proxy_trust: ProxyTrust,
+}
+
+impl FirstContact {
+    /// # Errors
+    /// The proxy does not answer, does not prove itself, or says nonsense.
+    pub(crate) async fn make(
+        home: &Home,
+        proxy: ProxyAddress,
+        args: &TrustArgs,
+    ) -> Result<Self, Failure> {
+        let trust = trust(home, &proxy, args)?;
+        if args.insecure {
+            eprintln!(
+                "WARNING: --insecure: {proxy} is not checked; whoever answers there gets what you type."
+            );
+        }
+        let ping = ping::ping(&proxy.to_string(), &trust).await.hint(
+            "If the proxy's certificate is not trusted, pass --ca-pin (`tctl status` prints it).",
+        )?;
+        let cluster = ClusterName::parse(ping.cluster_name.as_str())
+            .map_err(|_| Failure::new("the proxy's answer names no cluster"))?;
+        let proxy_trust = match trust {
+            Trust::Platform => ProxyTrust::Platform,
+            Trust::DangerousAnyone | Trust::HostAuthority(_) | Trust::Pin(_) => {
+                ProxyTrust::HostAuthority
+            }
+        };
+        Ok(Self { proxy, cluster, ping, proxy_trust })
+    }
+
+    /// Sign-in at auth: TLS goes end to end, checked against the authority that the ping named.
+    ///
+    /// # Errors
+    /// The ping named none.
+    pub(crate) fn sign_in(&self) -> Result<SignInClient<Channel>, Failure> {
+        let trust = Trust::HostAuthority(roots(&self.ping.host_ca_pem)?);
+        let route = Route::Proxy(self.proxy.to_string());
+        // The receiver keeps its last value when the sender is gone.
+        let (_sender, nobody) = watch::channel(None);
+        let channel = auth_client::channel(&route, &self.cluster, &trust, nobody)?;
+        Ok(SignInClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX))
+    }
+}
+
+/// The pin first; then the authority kept from the last login; else what the operating system trusts.
+fn trust(home: &Home, proxy: &ProxyAddress, args: &TrustArgs) -> Result<Trust, Failure> {
+    if args.insecure {
+        return Ok(Trust::DangerousAnyone);
+    }
+    if let Some(pin) = &args.ca_pin {
+        return Ok(Trust::Pin(pin.clone()));
+    }
+    let _lock = home.lock_shared()?;
+    match home.profile(proxy.host())? {
+        Some(profile) if is_of(&profile, proxy, ProxyTrust::HostAuthority) => {
+            let files = home.files(proxy.host(), &profile.user, &profile.cluster);
+            let pem =
+                std::fs::read_to_string(&files.authorities).doing(files.authorities.display())?;
+            Ok(Trust::HostAuthority(Arc::clone(&roots(&[pem])?)))
+        }
+        Some(_) | None => Ok(Trust::Platform),
+    }
+}
+
+/// Another port at the same host is another proxy: its authority was never seen.
+fn is_of(profile: &Profile, proxy: &ProxyAddress, trust: ProxyTrust) -> bool {
+    profile.proxy_trust == trust && profile.web_proxy_addr.parse().as_ref() == Ok(proxy)
+}

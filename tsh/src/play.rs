@@ -1,0 +1,247 @@
+//! `tsh play`: a recording on the terminal as it was, as plain text, or as JSON lines. From auth by session id, or from
+//! a file.
+
+use std::io::{IsTerminal as _, Read as _, Write as _};
+use std::path::Path;
+use std::time::Duration;
+
+use net::auth_client::MESSAGE_BYTES_MAX;
+use proto::id::SessionId;
+use proto::rpc::DownloadRequest;
+use proto::rpc::audit_client::AuditClient;
+use serde_json::json;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+
+use crate::address::ProxyAddress;
+use crate::asciicast::{self, Moment, Recording, Strip, What};
+use crate::failure::{Failure, Fallible as _};
+use crate::flags::{PlayArgs, PlayFormat};
+use crate::home::Home;
+use crate::output::print;
+use crate::signed_in::SignedIn;
+use crate::ssh::terminal::RawTerminal;
+
+/// # Errors
+/// No such recording, not allowed, or damaged.
+pub(crate) async fn run(
+    home: &Home,
+    proxy: Option<&ProxyAddress>,
+    args: &PlayArgs,
+) -> Result<(), Failure> {
+    let text = load(home, proxy, &args.session).await?;
+    let recording = asciicast::parse(&text)?;
+    match args.format {
+        PlayFormat::Json => print(&json_lines(&recording)),
+        PlayFormat::Text => print(&plain_text(&recording)),
+        PlayFormat::Pty => replay(&recording, args).await,
+    }
+}
+
+/// A file if there is one of that name, else the session of that id (also when written as `<sid>.cast`).
+async fn load(home: &Home, proxy: Option<&ProxyAddress>, session: &str) -> Result<String, Failure> {
+    let path = Path::new(session);
+    if path.is_file() {
+        let file = std::fs::File::open(path).doing(session)?;
+        let mut bytes = Vec::new();
+        file.take(RECORDING_BYTES_MAX + 1).read_to_end(&mut bytes).doing(session)?;
+        return to_text(bytes);
+    }
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or(session);
+    let name = name.split_once('.').map_or(name, |(stem, _)| stem);
+    let sid = SessionId::parse(name)
+        .map_err(|_| Failure::new(format!("{session:?} is neither a file nor a session id")))?;
+    let signed_in = SignedIn::load(home, proxy)?;
+    let mut audit =
+        AuditClient::new(signed_in.auth()?).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let request = DownloadRequest { sid: sid.to_string() };
+    let mut chunks = audit.download_recording(request).await?.into_inner();
+    let mut bytes = Vec::new();
+    while let Some(chunk) = chunks.message().await? {
+        bytes.extend_from_slice(&chunk.data);
+        if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > RECORDING_BYTES_MAX {
+            break;
+        }
+    }
+    to_text(bytes)
+}
+
+/// A crash may have torn the last character.
+fn to_text(bytes: Vec<u8>) -> Result<String, Failure> {
+    if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > RECORDING_BYTES_MAX {
+        return Err(Failure::new("the recording is too long to be played here"));
+    }
+    Ok(match String::from_utf8(bytes) {
+        Ok(text) => text,
+        Err(error) => String::from_utf8_lossy(error.as_bytes()).into_owned(),
+    })
+}
+
+fn plain_text(recording: &Recording) -> String {
+    let mut strip = Strip::default();
+    let mut text = String::new();
+    for moment in &recording.moments {
+        if let What::Output(data) = &moment.what {
+            text.push_str(&strip.feed(data));
+        }
+    }
+    if !text.is_empty() && !text.ends_with('\n') {
+        text.push('\n');
+    }
+    text
+}
+
+fn json_lines(recording: &Recording) -> String {
+    let size = |text: &str| text.replacen('x', ":", 1);
+    let header = format!("{}x{}", recording.header.width, recording.header.height);
+    let first = json!({"time": 0.0, "event": "session.start", "size": size(&header)});
+    let rest = recording.moments.iter().map(|moment| match &moment.what {
+        What::Output(data) => json!({"time": moment.at, "event": "print", "data": data}),
+        What::Resize(text) => json!({"time": moment.at, "event": "resize", "size": size(text)}),
+        What::Other { kind, data } => json!({"time": moment.at, "event": kind, "data": data}),
+    });
+    std::iter::once(first).chain(rest).map(|line| format!("{line}\n")).collect()
+}
+
+/// What a key asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Key {
+    Pause,
+    Quit,
+}
+
+/// In real time; space pauses, q ends. Without a terminal for input it simply runs.
+async fn replay(recording: &Recording, args: &PlayArgs) -> Result<(), Failure> {
+    if !std::io::stdout().is_terminal() {
+        return print(&plain_text(recording));
+    }
+    let raw = RawTerminal::enter();
+    let mut keys = raw.is_some().then(read_keys);
+    let mut due = Instant::now();
+    let mut out = std::io::stdout();
+    for (wait, moment) in waits(&recording.moments, &args.speed, args.skip_idle_time) {
+        due += wait;
+        while let Some(key) = key_before(&mut keys, due).await {
+            let asked = Instant::now();
+            if key == Key::Quit || pause(&mut keys).await == Key::Quit {
+                return Ok(());
+            }
+            due += asked.elapsed();
+        }
+        if let What::Output(data) = &moment.what {
+            out.write_all(data.as_bytes())?;
+            out.flush()?;
+        }
+    }
+    // Leaves colours, the other screen and hidden cursors behind.
+    out.write_all(b"\x1b[0m\x1b[?25h\x1b[?1049l\r\n")?;
+    drop(raw);
+    Ok(())
+}
+
+/// How long before each moment, at this speed.
+fn waits<'a>(
+    moments: &'a [Moment],
+    speed: &str,
+    skip_idle: bool,
+) -> impl Iterator<Item = (Duration, &'a Moment)> {
+    let speed: f64 = speed.trim_end_matches('x').parse().unwrap_or(1.0);
+    let mut last = 0.0;
+    moments.iter().map(move |moment| {
+        let gap = (moment.at - last).max(0.0);
+        last = moment.at;
+        let gap = if skip_idle { gap.min(IDLE_SECONDS_MAX) } else { gap };
+        (Duration::try_from_secs_f64(gap / speed).unwrap_or(GAP_MAX).min(GAP_MAX), moment)
+    })
+}
+
+/// A key pressed before `due`, if one is.
+async fn key_before(keys: &mut Option<mpsc::Receiver<Key>>, due: Instant) -> Option<Key> {
+    let Some(keys) = keys else {
+        sleep_until(due).await;
+        return None;
+    };
+    tokio::select! {
+        biased;
+        () = sleep_until(due) => None,
+        key = keys.recv() => match key {
+            Some(key) => Some(key),
+            None => {
+                sleep_until(due).await;
+                None
+            }
+        },
+    }
+}
+
+async fn pause(keys: &mut Option<mpsc::Receiver<Key>>) -> Key {
+    match keys {
+        Some(keys) => keys.recv().await.unwrap_or(Key::Quit),
+        None => Key::Pause,
+    }
+}
+
+fn read_keys() -> mpsc::Receiver<Key> {
+    let (sender, receiver) = mpsc::channel(KEYS_QUEUE);
+    std::thread::spawn(move || {
+        for byte in std::io::stdin().lock().bytes() {
+            let key = match byte {
+                Ok(b' ') => Key::Pause,
+                Ok(b'q' | 0x03) | Err(_) => Key::Quit,
+                Ok(_) => continue,
+            };
+            if sender.blocking_send(key).is_err() || key == Key::Quit {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+/// Held in memory; far above the size at which nodes cut recordings.
+const RECORDING_BYTES_MAX: u64 = 512 * 1024 * 1024;
+/// With `--skip-idle-time`.
+const IDLE_SECONDS_MAX: f64 = 0.5;
+/// A clock that jumped in the recording must not hang the replay for ever.
+const GAP_MAX: Duration = Duration::from_secs(24 * 3600);
+const KEYS_QUEUE: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn recording() -> Recording {
+        let text = "{\"version\":2,\"width\":80,\"height\":24}\n\
+            [1.0,\"o\",\"\\u001b[1mhi\"]\n[1.5,\"r\",\"90x30\"]\n[9.5,\"o\",\" there\"]\n";
+        asciicast::parse(text).unwrap()
+    }
+
+    #[test]
+    fn text_and_json() {
+        assert_eq!(plain_text(&recording()), "hi there\n");
+        insta::assert_snapshot!(json_lines(&recording()));
+    }
+
+    #[test]
+    fn waits_follow_speed_and_idle_time() {
+        fn check(speed: &str, skip: bool, expect: [u64; 3]) {
+            let recording = recording();
+            let got: Vec<u128> =
+                waits(&recording.moments, speed, skip).map(|(w, _)| w.as_millis()).collect();
+            assert_eq!(got, expect.map(u128::from), "{speed} {skip}");
+        }
+        check("1x", false, [1000, 500, 8000]);
+        check("2x", false, [500, 250, 4000]);
+        check("0.5x", true, [1000, 1000, 1000]);
+    }
+
+    #[tokio::test]
+    async fn files_are_played_without_a_login() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.cast");
+        std::fs::write(&path, "hello").unwrap();
+        let home = Home::at(dir.path());
+        assert_eq!(load(&home, None, path.to_str().unwrap()).await.unwrap(), "hello");
+        assert!(load(&home, None, "../../etc/x").await.is_err());
+    }
+}
