@@ -4,15 +4,19 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use proto::id::ClusterName;
 use proto::preamble::SNI_AUTH_LABEL;
 use rustls::sign::CertifiedKey;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
 use tokio::sync::watch;
+use tonic::Status;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tower::service_fn;
 
@@ -54,10 +58,11 @@ pub fn channel(
     let trust = trust.clone();
     let connector = service_fn(move |_: Uri| {
         let (address, server_name) = (address.clone(), server_name.clone());
-        let (trust, credentials) = (trust.clone(), credentials.clone());
+        let (trust, mut credentials) = (trust.clone(), credentials.clone());
         async move {
-            let key = credentials.borrow().clone();
-            connect(&address, &server_name, &trust, key).await.map(TokioIo::new)
+            let key = credentials.borrow_and_update().clone();
+            let stream = connect(&address, &server_name, &trust, key).await?;
+            Ok::<_, io::Error>(TokioIo::new(UntilRenewed::new(stream, credentials)))
         }
     });
     Ok(endpoint().connect_with_connector_lazy(connector))
@@ -83,6 +88,71 @@ async fn connect(
     // This stream never leaves TLS.
     stream.get_mut().0.release();
     Ok(stream)
+}
+
+/// A connection that ends when the certificate that it was made with has been replaced: auth checks the certificate at
+/// each call, and a connection may outlive it. Callers try again anyway, because auth may be restarted at any time.
+struct UntilRenewed {
+    stream: Tls,
+    renewed: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+impl UntilRenewed {
+    fn new(stream: Tls, mut credentials: watch::Receiver<Option<Arc<CertifiedKey>>>) -> Self {
+        let renewed = Box::pin(async move {
+            // Without anybody to renew it, the certificate stays.
+            if credentials.changed().await.is_err() {
+                std::future::pending().await
+            }
+        });
+        Self { stream, renewed }
+    }
+}
+
+impl AsyncRead for UntilRenewed {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.renewed.as_mut().poll(context).is_ready() {
+            // The future is over and must not be asked again.
+            self.renewed = Box::pin(std::future::ready(()));
+            let replaced = "the client certificate was replaced";
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, replaced)));
+        }
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for UntilRenewed {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+/// What a failed call says, with all its causes: tonic's own text is only `transport error`.
+pub fn explain(status: &Status) -> String {
+    let mut text = status.message().to_owned();
+    let mut cause = std::error::Error::source(status);
+    while let Some(error) = cause {
+        let detail = error.to_string();
+        if !text.contains(&detail) {
+            text = format!("{text}: {detail}");
+        }
+        cause = error.source();
+    }
+    text
 }
 
 /// With its cause in the text: tonic's users print only the outermost error.

@@ -21,6 +21,11 @@ impl Backoff {
         self.ceiling = self.ceiling.saturating_mul(2).min(self.ceiling_max);
         Duration::from_millis(random % ceiling_ms)
     }
+    /// Waits for [`Self::next`] with the operating system's randomness.
+    pub async fn wait(&mut self) {
+        let wait = self.next(u64::from_ne_bytes(crate::random()));
+        tokio::time::sleep(wait).await;
+    }
     /// After success: start small again.
     pub fn reset(&mut self) {
         self.ceiling = self.first;

@@ -30,25 +30,39 @@ pub async fn read<M: DeserializeOwned>(
     from: &mut (impl AsyncRead + Unpin),
     within: Duration,
 ) -> Result<M, FrameIoError> {
-    timeout(within, read_whenever(from)).await.map_err(|_| FrameIoError::TimedOut(within))?
+    timeout(within, read_behind(from, [])).await.map_err(|_| FrameIoError::TimedOut(within))?
 }
 
-/// Reads one frame without a deadline of its own: only for callers that bound the wait in another way.
+/// Reads one frame that may begin whenever the other side likes, and must be whole `within` its first byte.
 /// Not to be dropped half-way and called again: the bytes read so far would be lost.
-pub(crate) async fn read_whenever<M: DeserializeOwned>(
+pub(crate) async fn read_when_begun<M: DeserializeOwned>(
     from: &mut (impl AsyncRead + Unpin),
+    within: Duration,
+) -> Result<M, FrameIoError> {
+    let mut first = [0; 1];
+    from.read_exact(&mut first).await.map_err(closed_or_failed)?;
+    timeout(within, read_behind(from, first)).await.map_err(|_| FrameIoError::TimedOut(within))?
+}
+
+/// Reads the rest of a frame whose first bytes are `begun`.
+async fn read_behind<M: DeserializeOwned, const N: usize>(
+    from: &mut (impl AsyncRead + Unpin),
+    begun: [u8; N],
 ) -> Result<M, FrameIoError> {
     let mut header = [0; FRAME_HEADER_BYTES];
-    match from.read_exact(&mut header).await {
-        Ok(_) => {}
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-            return Err(FrameIoError::Closed);
-        }
-        Err(error) => return Err(FrameIoError::Io(error)),
-    }
+    let mut unread = header.as_mut_slice();
+    bytes::BufMut::put_slice(&mut unread, &begun);
+    from.read_exact(unread).await.map_err(closed_or_failed)?;
     let mut body = vec![0; preamble::body_length(header)?];
     from.read_exact(&mut body).await?;
     Ok(preamble::decode(&body)?)
+}
+
+fn closed_or_failed(error: io::Error) -> FrameIoError {
+    match error.kind() == io::ErrorKind::UnexpectedEof {
+        true => FrameIoError::Closed,
+        false => FrameIoError::Io(error),
+    }
 }
 
 /// Writes and flushes one frame.

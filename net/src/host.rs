@@ -1,20 +1,37 @@
 //! A machine's identity: joined once with a token, kept 0600 in its folder, renewed by itself at half of its life.
-//! Proxy and node each have one.
+//! Proxy and node each have one. Key and certificates are one file, so that they never belong to different generations.
+//! How to join is [`join`]'s, the file [`stored`]'s.
+
+mod join;
+mod stored;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
+use pki::Verifier;
 use pki::keys::KeyPairs;
 use proto::id::{ClusterName, HostId, NodeName};
 use proto::resource::HostRole;
+use proto::rpc::RenewRequest;
+use proto::rpc::join_client::JoinClient;
 use proto::snapshot::Authorities;
+use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
 use tonic::transport::Channel;
 use zeroize::Zeroizing;
 
-use crate::auth_client::Route;
+use crate::auth_client::{self, Route, explain};
+use crate::backoff::Backoff;
+use crate::host::stored::Stored;
 use crate::shutdown::Shutdown;
+use crate::tls::Trust;
+
+/// The cluster name whose `auth.<cluster>` every auth also answers to. A machine that dials auth directly learns the
+/// cluster's real name only from the answer; until then the pin alone says that it is the right auth.
+pub const UNKNOWN_CLUSTER: &str = "postern.local";
 
 /// What a role needs to join or to go on.
 #[derive(Debug)]
@@ -58,6 +75,10 @@ pub enum HostError {
     NoToken { role: &'static str },
     #[error("the authority is not known: pass --ca-pin (printed by `tctl status`)")]
     NoTrust,
+    #[error(
+        "the identity in {path} has expired: get a token with `tctl tokens add --type={role}` and pass --token to join again"
+    )]
+    Expired { path: PathBuf, role: &'static str },
     #[error("cannot use {path}")]
     File {
         path: PathBuf,
@@ -85,8 +106,27 @@ impl Host {
     ///
     /// # Errors
     /// See [`HostError`].
-    pub async fn start(_settings: HostSettings, _shutdown: Shutdown) -> Result<Self, HostError> {
-        todo!()
+    pub async fn start(settings: HostSettings, shutdown: Shutdown) -> Result<Self, HostError> {
+        let stored = stored_or_joined(&settings, &shutdown).await?;
+        let credentials = Arc::new(stored.credentials(&settings.dir)?);
+        if credentials.nodename != settings.nodename {
+            tracing::warn!(joined = %credentials.nodename, configured = %settings.nodename,
+                "the node name is fixed when joining; join again to change it");
+        }
+        let (keys, key) = watch::channel(Some(credentials.tls.clone()));
+        let trust = Trust::HostAuthority(Arc::new(credentials.verifier()?.host_roots()));
+        let channel = auth_client::channel(&settings.route, &credentials.cluster, &trust, key)
+            .map_err(|error| stored::damaged(&settings.dir, error))?;
+        let (replace, watch) = watch::channel(credentials);
+        let host = Self { credentials: watch, channel };
+        let renewal = Renewal { settings, stored, host: host.clone(), replace, keys };
+        tokio::spawn(async move {
+            tokio::select! {
+                () = shutdown.stopped() => {}
+                () = renewal.run() => {}
+            }
+        });
+        Ok(host)
     }
     /// Newest credentials.
     pub fn credentials(&self) -> Arc<HostCredentials> {
@@ -101,7 +141,115 @@ impl Host {
         self.channel.clone()
     }
     /// Asked by rustls at each handshake of a server: always the newest certificate.
-    pub fn server_certificate(&self) -> Arc<dyn rustls::server::ResolvesServerCert> {
-        todo!()
+    pub fn server_certificate(&self) -> Arc<dyn ResolvesServerCert> {
+        Arc::new(NewestCertificate(self.credentials.clone()))
     }
 }
+
+impl HostCredentials {
+    /// Checks others against the authorities that this machine learned when it joined or was renewed.
+    ///
+    /// # Errors
+    /// The authorities cannot be read.
+    pub fn verifier(&self) -> Result<Verifier, HostError> {
+        Verifier::new(&self.cluster, &self.authorities).map_err(HostError::Refused)
+    }
+}
+
+async fn stored_or_joined(
+    settings: &HostSettings,
+    shutdown: &Shutdown,
+) -> Result<Stored, HostError> {
+    let role = settings.role.as_str();
+    let stored = Stored::load(&settings.dir, settings.role)?;
+    match (stored, &settings.token) {
+        (Some(stored), _) if stored.valid_until() > crate::unix_now() => Ok(stored),
+        (Some(_), None) => Err(HostError::Expired { path: settings.dir.clone(), role }),
+        (None, None) => Err(HostError::NoToken { role }),
+        (_, Some(token)) => {
+            let stored = tokio::select! {
+                () = shutdown.stopped() => return Err(HostError::Unreachable("stopped".into())),
+                joined = join::join(settings, token) => joined?,
+            };
+            stored.save(&settings.dir)?;
+            tracing::info!(host = %stored.host_id(), role, "joined the cluster");
+            Ok(stored)
+        }
+    }
+}
+
+#[derive(Debug)]
+struct NewestCertificate(watch::Receiver<Arc<HostCredentials>>);
+
+impl ResolvesServerCert for NewestCertificate {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.borrow().tls.clone())
+    }
+}
+
+/// The task that keeps the identity alive. The one writer of the file and of both watches.
+struct Renewal {
+    settings: HostSettings,
+    stored: Stored,
+    host: Host,
+    replace: watch::Sender<Arc<HostCredentials>>,
+    keys: watch::Sender<Option<Arc<CertifiedKey>>>,
+}
+
+impl Renewal {
+    async fn run(mut self) {
+        let mut backoff = Backoff::new(RENEW_WAIT_FIRST, RENEW_WAIT_MAX);
+        loop {
+            sleep(self.stored.renewal_due_in(crate::unix_now(), crate::random())).await;
+            while let Err(error) = self.renew().await {
+                let left_s = self.stored.valid_until().saturating_sub(crate::unix_now());
+                if left_s > 0 {
+                    tracing::warn!(left_s, "cannot renew this machine's certificates: {error}");
+                } else {
+                    tracing::error!(
+                        "this machine's certificates have expired, join again with a token: {error}"
+                    );
+                }
+                backoff.wait().await;
+            }
+            backoff.reset();
+            tracing::info!(
+                valid_until = self.stored.valid_until(),
+                "renewed this machine's certificates"
+            );
+        }
+    }
+
+    async fn renew(&mut self) -> Result<(), HostError> {
+        let keys = KeyPairs::generate().map_err(|error| HostError::Refused(error.to_string()))?;
+        let request = RenewRequest {
+            ssh_public_key: keys.ssh_public_line(),
+            tls_public_key: keys.tls_spki(),
+            principals: self.settings.principals.clone(),
+        };
+        let answer = timeout(CALL_WITHIN, JoinClient::new(self.host.auth()).renew(request))
+            .await
+            .map_err(|_| HostError::Unreachable("no answer in time".into()))?
+            .map_err(|status| HostError::Refused(explain(&status)))?
+            .into_inner();
+        let renewed = Stored::new(&self.settings, &keys, answer)?;
+        if renewed.host_id() != self.stored.host_id() {
+            return Err(HostError::Refused("auth answered for another machine".into()));
+        }
+        let credentials = Arc::new(renewed.credentials(&self.settings.dir)?);
+        let dir = self.settings.dir.clone();
+        let renewed = tokio::task::spawn_blocking(move || renewed.save(&dir).map(|()| renewed))
+            .await
+            .map_err(|error| HostError::Unreachable(error.to_string()))??;
+        self.stored = renewed;
+        self.keys.send_replace(Some(credentials.tls.clone()));
+        self.replace.send_replace(credentials);
+        Ok(())
+    }
+}
+
+/// One call to auth, connecting included.
+const CALL_WITHIN: Duration = Duration::from_secs(30);
+const RENEW_WAIT_FIRST: Duration = Duration::from_secs(5);
+/// Half of a certificate's life is left when the first try fails: no hurry.
+const RENEW_WAIT_MAX: Duration = Duration::from_secs(300);
