@@ -2,10 +2,7 @@
 //! Proxy and node each have one. Key and certificates are one file, so that they never belong to different generations.
 //! How to join is [`join`]'s, the file [`stored`]'s.
 
-mod join;
-mod stored;
-
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +25,11 @@ use crate::backoff::Backoff;
 use crate::host::stored::Stored;
 use crate::shutdown::Shutdown;
 use crate::tls::Trust;
+
+mod join;
+mod stored;
+#[cfg(test)]
+mod tests;
 
 /// The cluster name whose `auth.<cluster>` every auth also answers to. A machine that dials auth directly learns the
 /// cluster's real name only from the answer; until then the pin alone says that it is the right auth.
@@ -128,6 +130,14 @@ impl Host {
         });
         Ok(host)
     }
+    /// For tests: what [`Self::start`] would have made.
+    #[cfg(test)]
+    pub(crate) fn from_parts(
+        credentials: watch::Receiver<Arc<HostCredentials>>,
+        channel: Channel,
+    ) -> Self {
+        Self { credentials, channel }
+    }
     /// Newest credentials.
     pub fn credentials(&self) -> Arc<HostCredentials> {
         self.credentials.borrow().clone()
@@ -154,6 +164,12 @@ impl HostCredentials {
     pub fn verifier(&self) -> Result<Verifier, HostError> {
         Verifier::new(&self.cluster, &self.authorities).map_err(HostError::Refused)
     }
+}
+
+/// Whether `dir` holds an identity, so that no token is needed. One that is damaged counts: [`Host::start`] says what is
+/// wrong with it. An expired one does not.
+pub fn is_joined(dir: &Path) -> bool {
+    stored::is_usable(dir, crate::unix_now())
 }
 
 async fn stored_or_joined(
@@ -200,7 +216,9 @@ impl Renewal {
     async fn run(mut self) {
         let mut backoff = Backoff::new(RENEW_WAIT_FIRST, RENEW_WAIT_MAX);
         loop {
-            sleep(self.stored.renewal_due_in(crate::unix_now(), crate::random())).await;
+            let principals = &self.settings.principals;
+            let due_in = self.stored.renewal_due_in(principals, crate::unix_now(), crate::random());
+            sleep(due_in).await;
             while let Err(error) = self.renew().await {
                 let left_s = self.stored.valid_until().saturating_sub(crate::unix_now());
                 if left_s > 0 {

@@ -30,6 +30,8 @@ pub mod policy_feed;
 pub mod shutdown;
 pub mod spool;
 pub mod stream;
+#[cfg(test)]
+mod testing;
 pub mod tls;
 mod trust;
 pub mod tunnel;

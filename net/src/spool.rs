@@ -2,8 +2,6 @@
 //! acknowledged them. One writer thread, group commit; segments on disk with one JSON line per event and its sequence.
 //! What a segment looks like and how a crash is repaired is [`disk`]'s; this file is the handle, the thread and the sender.
 
-mod disk;
-
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,6 +21,10 @@ use crate::auth_client::{MESSAGE_BYTES_MAX, explain};
 use crate::backoff::Backoff;
 use crate::shutdown::Shutdown;
 use crate::spool::disk::{Disk, Limits, Line};
+
+mod disk;
+#[cfg(test)]
+mod tests;
 
 /// Why an event is not durable. Whoever grants access must then refuse.
 #[derive(Debug, thiserror::Error)]
@@ -356,6 +358,3 @@ const CALL_WITHIN: Duration = Duration::from_secs(30);
 const RETRY_WAIT_FIRST: Duration = Duration::from_millis(200);
 /// The longest that events wait after auth is back.
 const RETRY_WAIT_MAX: Duration = Duration::from_secs(15);
-
-#[cfg(test)]
-mod tests;

@@ -9,6 +9,9 @@ use tokio::net::TcpStream;
 
 use crate::exact::ExactRecords;
 
+#[cfg(test)]
+mod tests;
+
 /// TLS over record-exact reads, either role. The `Prefixed` reader gives back a ClientHello read while sniffing.
 pub type Tls = tokio_rustls::TlsStream<ExactRecords<Prefixed>>;
 

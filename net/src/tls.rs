@@ -14,6 +14,9 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 use crate::trust::{AnyServer, Pin, PinnedServer};
 
+#[cfg(test)]
+mod tests;
+
 /// Whom a client believes to be the server.
 #[derive(Debug, Clone)]
 pub enum Trust {

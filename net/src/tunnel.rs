@@ -2,8 +2,6 @@
 //! which carries one proxied stream. Redialed with jitter after the proxy dies or the network drops.
 //! This file keeps the control stream; how data connections come to be and are handed over is [`pool`]'s.
 
-mod pool;
-
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,6 +19,10 @@ use crate::host::Host;
 use crate::shutdown::Shutdown;
 use crate::stream::Stream;
 use crate::tunnel::pool::{Dialer, Pool};
+
+mod pool;
+#[cfg(test)]
+mod tests;
 
 /// A proxied stream that arrived; the reply has been sent, TLS has been left if it was to be.
 #[derive(Debug)]
@@ -218,6 +220,3 @@ const SILENCE_MAX: Duration = Duration::from_secs(3 * HEARTBEAT_SECONDS);
 const DRAIN_WAIT_MAX: Duration = Duration::from_secs(60);
 /// Messages read but not yet acted upon.
 const MESSAGES_MAX: usize = 16;
-
-#[cfg(test)]
-mod tests;

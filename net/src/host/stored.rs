@@ -30,6 +30,8 @@ pub(super) struct Stored {
     /// Unix seconds, by this machine's clock.
     issued_at: i64,
     valid_until: i64,
+    /// What the certificates were asked for; other ones in the settings are a reason to renew.
+    principals: Vec<String>,
     ssh_private_key: Zeroizing<String>,
     tls_private_key: Zeroizing<String>,
     ssh_certificate: String,
@@ -55,6 +57,7 @@ impl Stored {
             role: settings.role,
             issued_at: crate::unix_now(),
             valid_until: answer.valid_until,
+            principals: settings.principals.clone(),
             ssh_private_key: keys.ssh_pem(),
             tls_private_key: keys.tls_pem(),
             ssh_certificate: answer.ssh_certificate,
@@ -128,8 +131,16 @@ impl Stored {
     }
 
     /// How long until half of the life is over, less up to a tenth of the life, so that machines that joined together
-    /// do not come back together.
-    pub(super) fn renewal_due_in(&self, now: i64, random: [u8; 8]) -> Duration {
+    /// do not come back together. At once when the certificates should have other `principals`.
+    pub(super) fn renewal_due_in(
+        &self,
+        principals: &[String],
+        now: i64,
+        random: [u8; 8],
+    ) -> Duration {
+        if principals != self.principals {
+            return RENEWAL_PAUSE_MIN;
+        }
         let life_s = u64::try_from(self.valid_until.saturating_sub(self.issued_at)).unwrap_or(0);
         let age_s = u64::try_from(now.saturating_sub(self.issued_at)).unwrap_or(0);
         let jitter_s = u64::from_ne_bytes(random) % (life_s / 10).max(1);
@@ -152,6 +163,14 @@ impl Stored {
             Identity::Host(host) => Ok(host),
             Identity::User(_) => Err("the certificate is a person's".into()),
         }
+    }
+}
+
+/// Whether there is an identity that has not expired, or one that cannot be read.
+pub(super) fn is_usable(dir: &Path, now: i64) -> bool {
+    match std::fs::read(dir.join(FILE)).map(Zeroizing::new) {
+        Ok(text) => serde_json::from_slice::<Stored>(&text).map_or(true, |it| it.valid_until > now),
+        Err(error) => error.kind() != io::ErrorKind::NotFound,
     }
 }
 
