@@ -49,7 +49,6 @@ pub(crate) fn render(parts: &Parts<'_>) -> Result<String, Failure> {
          \x20   UserKnownHostsFile {known_hosts}\n\
          \x20   IdentityFile {identity}\n\
          \x20   CertificateFile {certificate}\n\
-         \x20   IdentitiesOnly yes\n\
          \x20   HostKeyAlgorithms {HOST_KEY_ALGORITHMS}\n\
          {jump}\
          \n# Flags for all {cluster} hosts except the proxy\n\

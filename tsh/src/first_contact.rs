@@ -2,6 +2,7 @@
 //! `login` and `invite` start here. What is learnt under a pin (or the kept authority) is worth as much as that.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use net::auth_client::{self, MESSAGE_BYTES_MAX, Route};
 use net::ping::{self, Ping};
@@ -17,6 +18,13 @@ use crate::flags::TrustArgs;
 use crate::home::Home;
 use crate::profile::{Profile, ProxyTrust};
 use crate::signed_in::roots;
+
+/// A request with a deadline: every wait ends.
+pub(crate) fn call<M>(message: M) -> tonic::Request<M> {
+    let mut request = tonic::Request::new(message);
+    request.set_timeout(ANSWER_WITHIN);
+    request
+}
 
 /// A proxy that has proved itself as far as was asked, and its cluster.
 #[derive(Debug)]
@@ -93,3 +101,6 @@ fn trust(home: &Home, proxy: &ProxyAddress, args: &TrustArgs) -> Result<Trust, F
 fn is_of(profile: &Profile, proxy: &ProxyAddress, trust: ProxyTrust) -> bool {
     profile.proxy_trust == trust && profile.web_proxy_addr.parse().as_ref() == Ok(proxy)
 }
+
+/// Auth answers in milliseconds; password hashing behind others in its queue takes longest.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);

@@ -223,7 +223,6 @@ pub(crate) struct ScpArgs {
 }
 
 #[derive(Debug, Args)]
-#[expect(clippy::struct_excessive_bools, reason = "these are the flags of ssh")]
 pub(crate) struct SshArgs {
     /// Forward the ssh-agent.
     #[arg(short = 'A')]

@@ -9,7 +9,7 @@ use qrcode::render::unicode::Dense1x2;
 use zeroize::Zeroizing;
 
 use crate::failure::{Failure, Fallible as _};
-use crate::first_contact::FirstContact;
+use crate::first_contact::{FirstContact, call};
 use crate::flags::{Global, InviteArgs};
 use crate::home::Home;
 use crate::output::{plain, print};
@@ -29,7 +29,7 @@ pub(crate) async fn run(home: &Home, global: &Global, args: &InviteArgs) -> Resu
     };
     let mut sign_in = contact.sign_in()?;
     let request = OpenInviteRequest { token: token.to_string() };
-    let invite = sign_in.open_invite(request).await?.into_inner();
+    let invite = sign_in.open_invite(call(request)).await?.into_inner();
     eprintln!("Invite for {} at {}.", plain(&invite.user), contact.cluster);
     let password = choose_password(&prompt, invite.password_length_min)?;
     print(&enrolment(&invite, prompt.is_terminal()))?;
@@ -39,7 +39,7 @@ pub(crate) async fn run(home: &Home, global: &Global, args: &InviteArgs) -> Resu
         password: password.to_string(),
         otp: code.to_string(),
     };
-    let user = sign_in.accept_invite(request).await?.into_inner().user;
+    let user = sign_in.accept_invite(call(request)).await?.into_inner().user;
     let pin = args.trust.ca_pin.as_ref().map(|pin| format!(" --ca-pin={pin}")).unwrap_or_default();
     print(&format!(
         "{user} is ready. Now run:\n\n  tsh login --proxy={proxy} --user={user}{pin}\n",

@@ -26,7 +26,7 @@ pub(crate) fn rivals(text: &str, proxy_host: &str, cluster: &str, keys: &[String
 pub(crate) fn replace(text: &str, proxy_host: &str, cluster: &str, keys: &[String]) -> String {
     let mut result = String::new();
     for line in text.lines() {
-        if !parse(line).is_some_and(|line| line.proxy_host == proxy_host) {
+        if parse(line).is_none_or(|line| line.proxy_host != proxy_host) {
             result.push_str(line);
             result.push('\n');
         }

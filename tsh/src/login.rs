@@ -11,7 +11,7 @@ use russh::keys::Certificate;
 use crate::address::ProxyAddress;
 use crate::agent::{self, AddKeys, Agent};
 use crate::failure::{Failure, Fallible as _};
-use crate::first_contact::FirstContact;
+use crate::first_contact::{FirstContact, call};
 use crate::flags::{Global, LoginArgs};
 use crate::home::{Home, Login};
 use crate::output::plain;
@@ -45,7 +45,7 @@ fn whom(home: &Home, global: &Global) -> Result<(ProxyAddress, UserName), Failur
     let proxy = match (&global.proxy, home.current()) {
         (Some(proxy), _) => proxy.clone(),
         (None, Some(host)) => {
-            let profile = saved(&host)?.ok_or_else(|| no_proxy())?;
+            let profile = saved(&host)?.ok_or_else(no_proxy)?;
             profile.web_proxy_addr.parse().map_err(Failure::new)?
         }
         (None, None) => return Err(no_proxy()),
@@ -110,7 +110,7 @@ async fn ask_and_sign(
         tls_public_key: keys.tls_spki(),
         ttl_seconds: ttl_minutes.map_or(0, |minutes| u64::from(minutes) * 60),
     };
-    Ok(contact.sign_in()?.login(request).await?.into_inner())
+    Ok(contact.sign_in()?.login(call(request)).await?.into_inner())
 }
 
 /// The answer is for what was asked: this user, this cluster, our key, with authorities to believe.

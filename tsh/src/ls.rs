@@ -8,6 +8,7 @@ use proto::rpc::{ListNodesRequest, Node};
 use serde::Serialize;
 
 use crate::failure::Failure;
+use crate::first_contact::call;
 use crate::flags::{ListFormat, LsArgs};
 use crate::output::{Format, pairs, plain, print, rfc3339, structured, table};
 use crate::signed_in::SignedIn;
@@ -30,7 +31,7 @@ pub(crate) async fn run(signed_in: &SignedIn, args: &LsArgs) -> Result<(), Failu
     let wanted = parse_labels(args.labels.as_deref().unwrap_or_default())?;
     let mut inventory =
         InventoryClient::new(signed_in.auth()?).max_decoding_message_size(MESSAGE_BYTES_MAX);
-    let mut nodes = inventory.list_nodes(ListNodesRequest {}).await?.into_inner().nodes;
+    let mut nodes = inventory.list_nodes(call(ListNodesRequest {})).await?.into_inner().nodes;
     nodes.retain(|node| wanted.iter().all(|(name, value)| node.labels.get(name) == Some(value)));
     nodes.sort_by(|a, b| (&a.nodename, &a.host_id).cmp(&(&b.nodename, &b.host_id)));
     print(&render(nodes, args)?)

@@ -86,14 +86,13 @@ fn with_runtime(cli: &Cli) -> Result<u8, Failure> {
 }
 
 async fn connected(cli: &Cli) -> Result<u8, Failure> {
-    let home = Home::locate()?;
     let global = &cli.global;
-    let signed_in = || SignedIn::load(&home, global.proxy.as_ref());
+    let signed_in = || SignedIn::load(&Home::locate()?, global.proxy.as_ref());
     match &cli.command {
-        Command::Invite(args) => invite::run(&home, global, args).await?,
-        Command::Login(args) => login::run(&home, global, args).await?,
+        Command::Invite(args) => invite::run(&Home::locate()?, global, args).await?,
+        Command::Login(args) => login::run(&Home::locate()?, global, args).await?,
         Command::Ls(args) => ls::run(&signed_in()?, args).await?,
-        Command::Play(args) => play::run(&home, global.proxy.as_ref(), args).await?,
+        Command::Play(args) => play::run(signed_in, args).await?,
         Command::Proxy { command: ProxyCommand::Ssh(args) } => {
             proxy_ssh::run(&signed_in()?, args).await?;
         }
@@ -101,7 +100,10 @@ async fn connected(cli: &Cli) -> Result<u8, Failure> {
             recordings::list(&signed_in()?, args).await?;
         }
         Command::Scp(args) => scp::run(&signed_in()?, global, args).await?,
-        Command::Ssh(args) => return ssh::run(&signed_in()?, global, args).await,
+        Command::Ssh(args) => {
+            let signed_in = signed_in().map_err(ssh::own)?;
+            return ssh::run(&signed_in, global, args).await;
+        }
         Command::Completion { .. }
         | Command::Config(_)
         | Command::Logout

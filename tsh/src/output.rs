@@ -105,7 +105,7 @@ mod tests {
     fn tables_line_up_and_cells_stay_in_their_row() {
         let rows = [vec!["web1".into(), "env=prod".into()], vec!["a\nb\x1b[31m".into(), "".into()]];
         insta::assert_snapshot!(table(&["Node Name", "Labels"], &rows), @r"
-        Node Name Labels  
+        Node Name Labels
         --------- --------
         web1      env=prod
         ab[31m

@@ -13,11 +13,9 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-use crate::address::ProxyAddress;
 use crate::asciicast::{self, Moment, Recording, Strip, What};
 use crate::failure::{Failure, Fallible as _};
 use crate::flags::{PlayArgs, PlayFormat};
-use crate::home::Home;
 use crate::output::print;
 use crate::signed_in::SignedIn;
 use crate::ssh::terminal::RawTerminal;
@@ -25,11 +23,10 @@ use crate::ssh::terminal::RawTerminal;
 /// # Errors
 /// No such recording, not allowed, or damaged.
 pub(crate) async fn run(
-    home: &Home,
-    proxy: Option<&ProxyAddress>,
+    signed_in: impl FnOnce() -> Result<SignedIn, Failure>,
     args: &PlayArgs,
 ) -> Result<(), Failure> {
-    let text = load(home, proxy, &args.session).await?;
+    let text = load(signed_in, &args.session).await?;
     let recording = asciicast::parse(&text)?;
     match args.format {
         PlayFormat::Json => print(&json_lines(&recording)),
@@ -39,7 +36,10 @@ pub(crate) async fn run(
 }
 
 /// A file if there is one of that name, else the session of that id (also when written as `<sid>.cast`).
-async fn load(home: &Home, proxy: Option<&ProxyAddress>, session: &str) -> Result<String, Failure> {
+async fn load(
+    signed_in: impl FnOnce() -> Result<SignedIn, Failure>,
+    session: &str,
+) -> Result<String, Failure> {
     let path = Path::new(session);
     if path.is_file() {
         let file = std::fs::File::open(path).doing(session)?;
@@ -51,7 +51,7 @@ async fn load(home: &Home, proxy: Option<&ProxyAddress>, session: &str) -> Resul
     let name = name.split_once('.').map_or(name, |(stem, _)| stem);
     let sid = SessionId::parse(name)
         .map_err(|_| Failure::new(format!("{session:?} is neither a file nor a session id")))?;
-    let signed_in = SignedIn::load(home, proxy)?;
+    let signed_in = signed_in()?;
     let mut audit =
         AuditClient::new(signed_in.auth()?).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let request = DownloadRequest { sid: sid.to_string() };
@@ -240,8 +240,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.cast");
         std::fs::write(&path, "hello").unwrap();
-        let home = Home::at(dir.path());
-        assert_eq!(load(&home, None, path.to_str().unwrap()).await.unwrap(), "hello");
-        assert!(load(&home, None, "../../etc/x").await.is_err());
+        let nobody = || Err(Failure::new("not logged in"));
+        assert_eq!(load(nobody, path.to_str().unwrap()).await.unwrap(), "hello");
+        let failure = load(nobody, "../../etc/x y").await.unwrap_err();
+        assert!(failure.message().contains("neither a file"), "{}", failure.message());
     }
 }

@@ -8,6 +8,7 @@ use time::macros::format_description;
 use time::{Date, Duration, OffsetDateTime, Time};
 
 use crate::failure::{Failure, Fallible as _};
+use crate::first_contact::call;
 use crate::flags::RecordingsArgs;
 use crate::output::{Format, print, rfc3339, structured, table};
 use crate::signed_in::SignedIn;
@@ -19,7 +20,7 @@ pub(crate) async fn list(signed_in: &SignedIn, args: &RecordingsArgs) -> Result<
     let mut audit =
         AuditClient::new(signed_in.auth()?).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let request = ListRecordingsRequest { since, until, limit: args.limit };
-    let summaries = audit.list_recordings(request).await?.into_inner().summaries;
+    let summaries = audit.list_recordings(call(request)).await?.into_inner().summaries;
     let summaries: Vec<Summary> = summaries
         .iter()
         .map(|json| serde_json::from_slice(json))

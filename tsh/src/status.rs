@@ -78,20 +78,26 @@ fn collect(home: &Home) -> Result<Report, Failure> {
 }
 
 fn shown(held: &SignedIn) -> Shown {
-    let extensions = held.ssh_certificate.extensions().iter().map(|(name, _)| name.clone());
+    let extensions = held.ssh_certificate.extensions().keys().cloned();
     Shown {
         profile_url: format!("https://{}", held.proxy),
         username: held.user.to_string(),
         cluster: held.cluster.to_string(),
         roles: held.profile.roles.clone(),
         traits: held.profile.traits.clone(),
-        logins: held.logins().iter().map(ToString::to_string).collect(),
+        logins: sorted(held.logins().iter().map(ToString::to_string)),
         kubernetes_enabled: false,
         valid_until: rfc3339(held.valid_until()),
         // Ours carries the claims, which are shown above.
         extensions: extensions.filter(|name| !name.contains('@')).collect(),
         valid_until_unix: held.valid_until(),
     }
+}
+
+fn sorted(list: impl Iterator<Item = String>) -> Vec<String> {
+    let mut list: Vec<String> = list.collect();
+    list.sort();
+    list
 }
 
 fn text(report: &Report, now: i64, offset: UtcOffset) -> String {

@@ -91,10 +91,10 @@ mod tests {
         let second = Duration::from_secs(1);
         assert_eq!(
             line("a.txt", 4096, 1024, second, 40),
-            "a.txt            25%   1.0 KiB   1.0 KiB/s"
+            "a.txt         25%   1.0 KiB   1.0 KiB/s"
         );
         assert_eq!(line(&"x".repeat(99), 0, 0, second, 40).chars().count(), 39);
-        assert_eq!(line("empty", 0, 0, Duration::ZERO, 40).contains("100%"), true);
+        assert!(line("empty", 0, 0, Duration::ZERO, 40).contains("100%"));
     }
 
     #[test]

@@ -2,11 +2,11 @@
 //! leg; the proxy between only moves bytes.
 //!
 //! - [`link`]: the leg through the proxy and the SSH connection inside it, host certificate checked
-//! - [`options`]: `-o`
+//! - [`options`]: the flag `-o`
 //! - [`session`]: the shell or command on a channel
 //! - [`terminal`]: raw mode and size, restored on every way out
-//! - [`escape`]: `~.`
-//! - [`forward`]: `-L`, `-D`, `-A`
+//! - [`escape`]: the way out, `~.`
+//! - [`forward`]: the flags `-L` and `-D`
 //! - [`socks`]: the SOCKS5 messages
 
 pub(crate) mod escape;
@@ -21,7 +21,7 @@ use std::io::IsTerminal as _;
 
 use proto::preamble::Inner;
 
-use crate::failure::{EXIT_SSH, Failure};
+use crate::failure::{EXIT_SSH, EXIT_USAGE, Failure};
 use crate::flags::{Global, SshArgs};
 use crate::signed_in::SignedIn;
 use crate::ssh::forward::Forward;
@@ -39,10 +39,15 @@ pub(crate) async fn run(
     global: &Global,
     args: &SshArgs,
 ) -> Result<u8, Failure> {
-    run_inner(signed_in, global, args).await.map_err(|failure| match failure.exit_code() {
-        crate::failure::EXIT_USAGE => failure,
+    run_inner(signed_in, global, args).await.map_err(own)
+}
+
+/// Failures of ours, told apart from the remote command's by their exit code.
+pub(crate) fn own(failure: Failure) -> Failure {
+    match failure.exit_code() {
+        EXIT_USAGE => failure,
         _ => failure.code(EXIT_SSH),
-    })
+    }
 }
 
 async fn run_inner(signed_in: &SignedIn, global: &Global, args: &SshArgs) -> Result<u8, Failure> {

@@ -151,6 +151,10 @@ impl Running {
         Ok(self.status.unwrap_or(End::Lost))
     }
 
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "a foreign, growing enum of which a client gets these few"
+    )]
     fn control(&mut self, message: ChannelMsg) -> Result<(), Failure> {
         match message {
             ChannelMsg::ExitStatus { exit_status } => {
@@ -168,6 +172,7 @@ impl Running {
                 }
                 None => {}
             },
+            // Window changes are russh's business, the rest is for servers.
             _ => {}
         }
         Ok(())
@@ -205,10 +210,7 @@ impl EndSignals {
 }
 
 fn signal_text(signal: &Sig) -> String {
-    match signal {
-        Sig::Custom(name) => name.clone(),
-        known => format!("{known:?}"),
-    }
+    if let Sig::Custom(name) = signal { name.clone() } else { format!("{signal:?}") }
 }
 
 /// Written before more is taken from the channel: a slow terminal slows the host down.

@@ -1,0 +1,166 @@
+//! `tctl events`: the audit log, past and as it happens. JSON goes out as it is kept: one object per line.
+
+use net::auth_client::MESSAGE_BYTES_MAX;
+use proto::id::SessionId;
+use proto::resource::Span;
+use proto::rpc::audit_client::AuditClient;
+use proto::rpc::{SearchRequest, TailRequest};
+use serde_json::Value;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tonic::transport::Channel;
+
+use crate::call;
+use crate::failure::Failure;
+use crate::flags::{EventFormat, EventsArgs, EventsCommand};
+use crate::output::{plain, print};
+use crate::resources::word;
+
+/// # Errors
+/// Auth's.
+pub(crate) async fn run(channel: Channel, command: &EventsCommand) -> Result<(), Failure> {
+    let mut audit = AuditClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    match command {
+        EventsCommand::Ls(args) => {
+            let request = search_request(args, OffsetDateTime::now_utc())?;
+            let events = audit.search(call(request)).await?.into_inner().events;
+            let lines: Vec<String> = events.iter().map(|json| line(json, args.format)).collect();
+            print(&lines.concat())
+        }
+        EventsCommand::Tail(args) => {
+            let request =
+                TailRequest { types: args.filter.types.clone(), user: args.filter.user.clone() };
+            // No deadline: it ends with the connection, which keepalives watch.
+            let mut events = audit.tail(request).await?.into_inner();
+            while let Some(event) = events.message().await? {
+                print(&line(&event.json, args.format))?;
+            }
+            Ok(())
+        }
+    }
+}
+
+fn search_request(args: &EventsArgs, now: OffsetDateTime) -> Result<SearchRequest, Failure> {
+    let bound = |text: &Option<String>| match text {
+        Some(text) => moment(text, now),
+        None => Ok(0),
+    };
+    if !args.session.is_empty() && SessionId::parse(args.session.as_str()).is_err() {
+        return Err(Failure::usage(format!("{:?} is no session id", args.session)));
+    }
+    Ok(SearchRequest {
+        types: args.filter.types.clone(),
+        user: args.filter.user.clone(),
+        since: bound(&args.since)?,
+        until: bound(&args.until)?,
+        limit: args.limit,
+        session: args.session.clone(),
+    })
+}
+
+/// Unix milliseconds of an RFC 3339 time, a day, or a span back.
+fn moment(text: &str, now: OffsetDateTime) -> Result<i64, Failure> {
+    if let Ok(span) = Span::parse(text) {
+        return Ok(millis(now - span.0));
+    }
+    let day = format!("{text}T00:00:00Z");
+    OffsetDateTime::parse(text, &Rfc3339)
+        .or_else(|_| OffsetDateTime::parse(&day, &Rfc3339))
+        .map(millis)
+        .map_err(|_| {
+            Failure::usage(format!("{text:?} is no time"))
+                .hint("Write 2026-11-22T10:00:00Z, 2026-11-22, or how far back: 1h, 7d.")
+        })
+}
+
+fn millis(time: OffsetDateTime) -> i64 {
+    i64::try_from(time.unix_timestamp_nanos() / 1_000_000).unwrap_or(0)
+}
+
+fn line(json: &[u8], format: EventFormat) -> String {
+    let text = String::from_utf8_lossy(json);
+    match (format, serde_json::from_slice::<Value>(json)) {
+        (EventFormat::Text, Ok(event)) => format!("{}\n", brief(&event)),
+        (EventFormat::Json | EventFormat::Text, _) => format!("{}\n", text.trim_end()),
+    }
+}
+
+/// When, what, by whom, and what tells it apart from its like.
+fn brief(event: &Value) -> String {
+    let mut parts = vec![
+        word(event, "/time"),
+        format!("{:<6}", word(event, "/code")),
+        format!("{:<24}", word(event, "/event")),
+    ];
+    for field in SHOWN {
+        if let Some(value) = event.get(field) {
+            let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            if !value.is_empty() {
+                parts.push(format!("{field}={value}"));
+            }
+        }
+    }
+    plain(parts.join(" ").trim_end())
+}
+
+/// Fields of the text form, in this order.
+const SHOWN: &[&str] = &[
+    "user",
+    "login",
+    "name",
+    "node_name",
+    "server_hostname",
+    "addr.remote",
+    "sid",
+    "command",
+    "exitCode",
+    "action",
+    "path",
+    "addr",
+    "target",
+    "reason",
+    "success",
+    "error",
+];
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::flags::EventFilter;
+
+    #[test]
+    fn times_are_read() {
+        let now = OffsetDateTime::from_unix_timestamp(100_000).unwrap();
+        let check = |text: &str| moment(text, now).ok();
+        assert_eq!(check("1h"), Some(96_400_000));
+        assert_eq!(check("1970-01-02"), Some(86_400_000));
+        assert_eq!(check("1970-01-01T00:00:01.5Z"), Some(1_500));
+        assert_eq!(check("yesterday"), None);
+    }
+
+    #[test]
+    fn a_session_is_an_id() {
+        let args = EventsArgs {
+            filter: EventFilter { types: vec![], user: String::new() },
+            since: None,
+            until: None,
+            session: "../x".into(),
+            limit: 1,
+            format: EventFormat::Json,
+        };
+        assert!(search_request(&args, OffsetDateTime::UNIX_EPOCH).is_err());
+    }
+
+    #[test]
+    fn lines_are_lines() {
+        let event = json!({"time": "1970-01-01T00:00:00.000Z", "code": "T3002I", "event": "exec",
+            "user": "alice", "command": "printf 'a\nb\u{1b}[2J'", "exitCode": "0"});
+        let bytes = serde_json::to_vec(&event).unwrap();
+        insta::assert_snapshot!(line(&bytes, EventFormat::Text));
+        let json = line(&bytes, EventFormat::Json);
+        assert_eq!(json.lines().count(), 1);
+        assert_eq!(serde_json::from_str::<Value>(&json).unwrap(), event);
+    }
+}

@@ -1,0 +1,106 @@
+//! Lists and values for people and for programs: tables, JSON, YAML. Text from elsewhere is made harmless here.
+
+use std::io::Write as _;
+
+use serde::Serialize;
+use time::OffsetDateTime;
+
+use crate::failure::Failure;
+
+/// What `--format` takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Format {
+    Json,
+    Text,
+    Yaml,
+}
+
+/// Text without control characters, so that nobody else's words move our cursor.
+pub(crate) fn plain(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).collect()
+}
+
+/// Columns under a dashed head, as wide as their widest cell.
+pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+    let rows: Vec<Vec<String>> =
+        rows.iter().map(|row| row.iter().map(|cell| plain(cell)).collect()).collect();
+    let widths: Vec<usize> = head
+        .iter()
+        .enumerate()
+        .map(|(column, title)| {
+            let cells = rows.iter().filter_map(|row| row.get(column)).map(|c| c.chars().count());
+            cells.chain([title.chars().count()]).max().unwrap_or(0)
+        })
+        .collect();
+    let dashes: Vec<String> = widths.iter().map(|width| "-".repeat(*width)).collect();
+    let head: Vec<String> = head.iter().map(|title| (*title).to_owned()).collect();
+    let mut text = String::new();
+    for row in [head, dashes].iter().chain(&rows) {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        text.push_str(cells.collect::<Vec<_>>().join(" ").trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// A value as JSON or YAML; text is the caller's.
+///
+/// # Errors
+/// The value has no such form.
+pub(crate) fn structured<V: Serialize>(value: &V, format: Format) -> Result<String, Failure> {
+    Ok(match format {
+        Format::Yaml => serde_saphyr::to_string(value)?,
+        Format::Json | Format::Text => serde_json::to_string_pretty(value)? + "\n",
+    })
+}
+
+/// Writes to standard output; a closed pipe (`| head`) is no failure.
+///
+/// # Errors
+/// The operating system's.
+pub(crate) fn print(text: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+/// `2026-09-23T20:30:43Z`; empty for 0, which means never.
+pub(crate) fn rfc3339(unix: i64) -> String {
+    OffsetDateTime::from_unix_timestamp(unix)
+        .ok()
+        .filter(|_| unix != 0)
+        .and_then(|t| t.format(&time::format_description::well_known::Rfc3339).ok())
+        .unwrap_or_default()
+}
+
+/// `a=b,c=d`.
+pub(crate) fn pairs<'a>(labels: impl IntoIterator<Item = (&'a String, &'a String)>) -> String {
+    let mut list: Vec<String> =
+        labels.into_iter().map(|(name, value)| format!("{name}={value}")).collect();
+    list.sort();
+    list.join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_line_up_and_cells_stay_in_their_row() {
+        let rows = [vec!["web1".into(), "env=prod".into()], vec!["a\nb\x1b[31m".into(), "".into()]];
+        insta::assert_snapshot!(table(&["Node Name", "Labels"], &rows), @r"
+        Node Name Labels
+        --------- --------
+        web1      env=prod
+        ab[31m
+        ");
+    }
+
+    #[test]
+    fn never_is_empty() {
+        assert_eq!(rfc3339(0), "");
+        assert_eq!(rfc3339(1), "1970-01-01T00:00:01Z");
+    }
+}
