@@ -1,0 +1,250 @@
+//! Installs what a command needs and is missing, and says nothing when nothing is. Debian packages by apt-get, Python
+//! peers into a virtual environment below the build folder, cargo-deny by cargo. Does not touch services: no test or
+//! demo uses a system-wide one. Run by `demo`, `test` and `check` before their own work.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::process;
+
+/// Arguments of `cargo xtask setup`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// The command to prepare for; all of them where it is left out.
+    #[arg(long = "for", value_enum)]
+    purpose: Option<Purpose>,
+}
+
+/// What to prepare for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Purpose {
+    Check,
+    Demo,
+    Test,
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let purposes = match options.purpose {
+        Some(purpose) => vec![purpose],
+        None => vec![Purpose::Demo, Purpose::Test, Purpose::Check],
+    };
+    purposes.into_iter().try_for_each(prepare)
+}
+
+/// Makes sure that everything `purpose` needs is there.
+pub(crate) fn prepare(purpose: Purpose) -> Result<()> {
+    match purpose {
+        Purpose::Check => {
+            toolchain_components()?;
+            cargo_deny()
+        }
+        Purpose::Demo => packages(DEMO),
+        Purpose::Test => {
+            packages(DEMO)?;
+            packages(TEST)?;
+            python_peers()
+        }
+    }
+}
+
+/// A Debian package, and how to see that what we need of it is there, packaged or not.
+struct Package {
+    name: &'static str,
+    probe: Probe,
+}
+
+enum Probe {
+    /// All of these programs.
+    Programs(&'static [&'static str]),
+    /// Debian's own Python can make virtual environments.
+    PythonVenv,
+}
+
+const DEMO: &[Package] = &[
+    Package {
+        name: "openssh-client",
+        probe: Probe::Programs(&["ssh", "scp", "sftp", "ssh-agent"]),
+    },
+    // In Debian's base system; the demo's terminals come from it.
+    Package { name: "bsdutils", probe: Probe::Programs(&["script"]) },
+];
+
+const TEST: &[Package] = &[
+    Package { name: "asciinema", probe: Probe::Programs(&["asciinema"]) },
+    Package { name: "curl", probe: Probe::Programs(&["curl"]) },
+    Package { name: "git", probe: Probe::Programs(&["git"]) },
+    // Network namespaces: two hosts on one machine.
+    Package { name: "iproute2", probe: Probe::Programs(&["ip"]) },
+    // For comparison only; Postern needs no sshd.
+    Package { name: "openssh-server", probe: Probe::Programs(&["sshd"]) },
+    Package { name: "procps", probe: Probe::Programs(&["pgrep"]) },
+    Package { name: "python3-venv", probe: Probe::PythonVenv },
+    Package { name: "rsync", probe: Probe::Programs(&["rsync"]) },
+];
+
+/// The distribution's Python, whatever else is on the path: packages for it come from the distribution.
+const PYTHON: &str = "/usr/bin/python3";
+
+fn packages(wanted: &[Package]) -> Result<()> {
+    let missing: Vec<&str> = wanted.iter().filter(|p| !present(&p.probe)).map(|p| p.name).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    println!("setup: installing {}", missing.join(", "));
+    if find_program("apt-get").is_none() {
+        bail!(
+            "there is no apt-get here; install what these Debian packages hold, then run this again: {}",
+            missing.join(" ")
+        );
+    }
+    let prefix = privilege(&missing)?;
+    apt(prefix, &["update", "-qq"])?;
+    let mut arguments = vec!["install", "-qq", "-y", "--no-install-recommends"];
+    arguments.extend(&missing);
+    apt(prefix, &arguments)?;
+    match wanted.iter().find(|p| !present(&p.probe)) {
+        None => Ok(()),
+        Some(package) => {
+            bail!("{} is installed, but what is needed of it is not there", package.name)
+        }
+    }
+}
+
+fn present(probe: &Probe) -> bool {
+    match probe {
+        Probe::Programs(names) => names.iter().all(|name| find_program(name).is_some()),
+        Probe::PythonVenv => {
+            process::output(Command::new(PYTHON).args(["-c", "import ensurepip, venv"]))
+                .is_ok_and(|(success, _)| success)
+        }
+    }
+}
+
+/// On the path, or where Debian keeps what an ordinary user's path leaves out.
+fn find_program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let system = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+    std::env::split_paths(&path).chain(system).map(|dir| dir.join(name)).find(|file| file.is_file())
+}
+
+/// What has to stand before a command that needs root.
+fn privilege(missing: &[&str]) -> Result<&'static [&'static str]> {
+    if is_root() {
+        return Ok(&[]);
+    }
+    let sudo = find_program("sudo").is_some()
+        && process::output(Command::new("sudo").args(["-n", "true"])).is_ok_and(|(yes, _)| yes);
+    if sudo {
+        return Ok(&["sudo", "-n"]);
+    }
+    bail!(
+        "installing packages needs root, and sudo asks for a password here. Run this, then try again:\n  \
+         sudo apt-get update && sudo apt-get install -y --no-install-recommends {}",
+        missing.join(" ")
+    )
+}
+
+/// Whether we run as root.
+pub(crate) fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|meta| meta.uid() == 0)
+}
+
+fn apt(prefix: &[&str], arguments: &[&str]) -> Result<()> {
+    let words = [prefix, &["env", "DEBIAN_FRONTEND=noninteractive", "apt-get"], arguments].concat();
+    let (program, rest) = words.split_first().context("no command")?;
+    // Quiet unless it fails: dpkg's chatter hides what matters.
+    let (success, said) = process::output(Command::new(program).args(rest))?;
+    if !success {
+        bail!("{} failed:\n{}", words.join(" "), said.trim_end());
+    }
+    Ok(())
+}
+
+/// Where the tests find the Python peers.
+pub(crate) fn python_environment() -> PathBuf {
+    crate::target_dir().join("peers/venv")
+}
+
+fn python_peers() -> Result<()> {
+    let list = crate::root().join("xtask/peers/requirements.txt");
+    let wanted = fs::read_to_string(&list).context("xtask/peers/requirements.txt")?;
+    let environment = python_environment();
+    let stamp = environment.join("installed-requirements.txt");
+    if fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted) {
+        return Ok(());
+    }
+    let pinned: Vec<&str> =
+        wanted.lines().filter(|l| !l.starts_with('#') && !l.is_empty()).collect();
+    println!("setup: installing {} into {}", pinned.join(", "), environment.display());
+    let mut venv = Command::new(PYTHON);
+    venv.args(["-m", "venv", "--clear"]).arg(&environment);
+    captured(&mut venv)?;
+    let mut pip = Command::new(environment.join("bin/python"));
+    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement"]);
+    pip.arg(&list);
+    captured(&mut pip)?;
+    fs::write(&stamp, wanted).with_context(|| format!("cannot write {}", stamp.display()))
+}
+
+/// Insists on success; what the program says is shown only when it fails.
+fn captured(command: &mut Command) -> Result<()> {
+    let (success, said) = process::output(command)?;
+    if !success {
+        bail!("{} failed:\n{}", process::line(command), said.trim_end());
+    }
+    Ok(())
+}
+
+/// rustfmt and clippy belong to the toolchain; rustup is the developer's, so it is named, not run.
+fn toolchain_components() -> Result<()> {
+    for (component, subcommand) in [("rustfmt", "fmt"), ("clippy", "clippy")] {
+        let there = process::output(crate::cargo().args([subcommand, "--version"]));
+        if !there.is_ok_and(|(success, _)| success) {
+            bail!("cargo {subcommand} is missing; run: rustup component add {component}");
+        }
+    }
+    Ok(())
+}
+
+/// The version whose database layout and report `check` knows.
+const CARGO_DENY_VERSION: &str = "0.20.2";
+
+fn cargo_deny() -> Result<()> {
+    let there = process::output(crate::cargo().args(["deny", "--version"]));
+    let right = |said: &str| said.trim() == format!("cargo-deny {CARGO_DENY_VERSION}");
+    if there.is_ok_and(|(success, said)| success && right(&said)) {
+        return Ok(());
+    }
+    println!("setup: installing cargo-deny {CARGO_DENY_VERSION}; this takes some minutes, once");
+    let mut install = crate::cargo();
+    install.args(["install", "cargo-deny", "--locked", "--version", CARGO_DENY_VERSION]);
+    // Not in the workspace's build folder: cargo install has its own, and takes it away.
+    install.current_dir(Path::new("/")).env_remove("CARGO_TARGET_DIR");
+    process::quiet(install.arg("--quiet"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_are_found_or_not() {
+        assert!(find_program("sh").is_some());
+        assert!(find_program("no-such-program-anywhere").is_none());
+        assert!(present(&Probe::Programs(&["sh"])));
+        assert!(!present(&Probe::Programs(&["sh", "no-such-program-anywhere"])));
+    }
+
+    #[test]
+    fn python_peers_are_pinned() {
+        let list = fs::read_to_string(crate::root().join("xtask/peers/requirements.txt")).unwrap();
+        let pins: Vec<&str> =
+            list.lines().filter(|l| !l.starts_with('#') && !l.is_empty()).collect();
+        assert!(!pins.is_empty());
+        assert!(pins.iter().all(|pin| pin.contains("==")), "{pins:?}");
+    }
+}
