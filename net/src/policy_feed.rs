@@ -22,6 +22,9 @@ use crate::file;
 use crate::host::Host;
 use crate::shutdown::Shutdown;
 
+#[cfg(test)]
+mod tests;
+
 /// Newest compiled snapshot with the verifier made from its authorities.
 #[derive(Debug)]
 pub struct Current<T> {
