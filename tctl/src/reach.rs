@@ -25,11 +25,12 @@ use crate::flags::Global;
 /// # Errors
 /// Neither way is there.
 pub(crate) fn channel(global: &Global) -> Result<Channel, Failure> {
-    let data_dir = global.data_dir.clone().or_else(default_data_dir);
+    let given = global.data_dir.clone().filter(|dir| !dir.as_os_str().is_empty());
+    let data_dir = given.clone().or_else(default_data_dir);
     let socket = data_dir.map(|dir| dir.join(SOCKET));
     match &socket {
         Some(path) if is_socket(path)? => return Ok(auth_client::socket_channel(path.clone())),
-        Some(path) if global.data_dir.is_some() && global.proxy.is_none() => {
+        Some(path) if given.is_some() && global.proxy.is_none() => {
             return Err(Failure::new(format!("no auth service listens at {}", path.display()))
                 .hint("Is `postern` running with the auth role and this data folder?"));
         }

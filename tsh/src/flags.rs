@@ -277,6 +277,9 @@ mod tests {
         let cli = Cli::try_parse_from(["tsh", "ssh", "-N", "-D", "1080", "root@web1"]).unwrap();
         let Command::Ssh(ssh) = cli.command else { panic!("not ssh") };
         assert!(ssh.no_command && ssh.command.is_empty());
+        let cli = Cli::try_parse_from(["tsh", "ssh", "web1", "--", "id; hostname"]).unwrap();
+        let Command::Ssh(ssh) = cli.command else { panic!("not ssh") };
+        assert_eq!(ssh.command, ["id; hostname"]);
     }
 
     #[test]

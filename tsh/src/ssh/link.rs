@@ -13,6 +13,7 @@ use proto::preamble::{ALPN_SSH, Dial, Inner, VERSION};
 use russh::client::{self, AuthResult, ChannelOpenHandle, DisconnectReason, Handle, Msg};
 use russh::keys::{Algorithm, PublicKeyOrCertificate};
 use russh::{Channel, Disconnect, Preferred, cipher};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
@@ -65,6 +66,19 @@ impl Link {
         settings: LinkSettings,
     ) -> Result<Self, Failure> {
         let stream = leg(signed_in, target.host.as_str(), settings.inner).await?;
+        Self::over(stream, signed_in, target, settings).await
+    }
+
+    /// As [`Self::open`], on a stream that leads to the host's SSH server.
+    ///
+    /// # Errors
+    /// The host is not who it should be, or does not let this login in.
+    pub(crate) async fn over(
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        signed_in: &SignedIn,
+        target: &Target,
+        settings: LinkSettings,
+    ) -> Result<Self, Failure> {
         let (ended_sender, ended) = watch::channel(None);
         let client = Client {
             verifier: signed_in.verifier()?,

@@ -16,6 +16,8 @@ pub(crate) mod options;
 pub(crate) mod session;
 pub(crate) mod socks;
 pub(crate) mod terminal;
+#[cfg(test)]
+mod tests;
 
 use std::io::IsTerminal as _;
 
