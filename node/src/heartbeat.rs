@@ -1,0 +1,54 @@
+//! Tells auth that this node is there: name, labels, version, policy revision. For `tsh ls`; nothing waits for it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use net::shutdown::Shutdown;
+use proto::rpc::HeartbeatRequest;
+use proto::rpc::inventory_client::InventoryClient;
+use tokio::time::{MissedTickBehavior, timeout};
+use tonic::transport::Channel;
+
+use crate::context::NodeContext;
+
+/// Runs until the node stops.
+pub(crate) async fn run(node: Arc<NodeContext>, auth: Channel, shutdown: Shutdown) {
+    let mut client = InventoryClient::new(auth);
+    let mut ticks = tokio::time::interval(INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut reached = true;
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = shutdown.stopped() => return,
+        }
+        let request = HeartbeatRequest {
+            role: "node".into(),
+            nodename: node.facts.nodename.to_string(),
+            labels: node.facts.labels.clone().into_iter().collect(),
+            version: proto::VERSION.into(),
+            policy_revision: node.policy.borrow().revision,
+            address: String::new(),
+        };
+        let now = match timeout(ANSWER_MAX, client.heartbeat(request)).await {
+            Ok(Ok(_)) => true,
+            Ok(Err(status)) => {
+                tracing::debug!(%status, "auth did not take a heartbeat");
+                false
+            }
+            Err(_) => false,
+        };
+        if now != reached {
+            // Once per change, not twice a minute.
+            tracing::info!(
+                reached = now,
+                "auth's reachability changed; sessions do not depend on it"
+            );
+            reached = now;
+        }
+    }
+}
+
+/// Auth shows nodes as gone after a few missed ones.
+const INTERVAL: Duration = Duration::from_secs(30);
+const ANSWER_MAX: Duration = Duration::from_secs(10);

@@ -1,0 +1,170 @@
+//! `-L` and `-D`: a TCP connection from this node for the client. Allowed by the roles' `port_forwarding`; recorded when
+//! it opens, fails and closes. `-R`, Unix sockets and X11 are refused by russh's defaults.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::event::{self, Outcome, PortPhase};
+use russh::server::{ChannelOpenHandle, Msg};
+use russh::{Channel, ChannelMsg, ChannelOpenFailure, ChannelReadHalf, ChannelWriteHalf};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::time::timeout;
+
+use crate::ssh::connection::{Admitted, Connection};
+
+/// Answers a request for a connection. The dialing is a task: the client's other channels go on meanwhile.
+pub(crate) async fn open(
+    connection: &Arc<Connection>,
+    channel: Channel<Msg>,
+    host: &str,
+    port: u32,
+    reply: ChannelOpenHandle,
+) {
+    let Some(admitted) = connection.admitted() else { return };
+    let host: String = host.chars().filter(|c| !c.is_control()).take(HOST_CHARS_MAX).collect();
+    let address =
+        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+    let refuse = if !admitted.session.options().port_forwarding {
+        Some(("a role forbids port forwarding", ChannelOpenFailure::AdministrativelyProhibited))
+    } else if u16::try_from(port).is_err() || host.is_empty() {
+        Some(("no such address", ChannelOpenFailure::ConnectFailed))
+    } else {
+        None
+    };
+    if let Some((reason, failure)) = refuse {
+        record(admitted, &address, PortPhase::Start, Outcome::failed(reason)).await;
+        reply.reject(failure).await;
+        return;
+    }
+    let Some(slot) = connection.take_forward() else {
+        let reason = "too many forwarded connections";
+        record(admitted, &address, PortPhase::Start, Outcome::failed(reason)).await;
+        reply.reject(ChannelOpenFailure::ResourceShortage).await;
+        return;
+    };
+    let port = u16::try_from(port).unwrap_or(0);
+    let of_task = connection.clone();
+    connection.tasks.spawn(async move {
+        let _slot = slot;
+        forward(&of_task, channel, (host, port), &address, reply).await;
+    });
+}
+
+async fn forward(
+    connection: &Connection,
+    channel: Channel<Msg>,
+    to: (String, u16),
+    address: &str,
+    reply: ChannelOpenHandle,
+) {
+    let Some(admitted) = connection.admitted() else { return };
+    let dialing = timeout(DIAL_MAX, TcpStream::connect((to.0.as_str(), to.1)));
+    let dialed = tokio::select! {
+        dialed = dialing => match dialed {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(format!("no answer within {} s", DIAL_MAX.as_secs())),
+        },
+        () = connection.cut.cancelled() => return,
+    };
+    let stream = match dialed {
+        Ok(stream) => stream,
+        Err(error) => {
+            record(admitted, address, PortPhase::Start, Outcome::failed(error)).await;
+            reply.reject(ChannelOpenFailure::ConnectFailed).await;
+            return;
+        }
+    };
+    if !record(admitted, address, PortPhase::Start, Outcome::ok()).await {
+        reply.reject(ChannelOpenFailure::ResourceShortage).await;
+        return;
+    }
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "no TCP_NODELAY");
+    }
+    reply.accept().await;
+    tokio::select! {
+        () = relay(connection, channel, stream) => {}
+        () = connection.cut.cancelled() => {}
+    }
+    record(admitted, address, PortPhase::Stop, Outcome::ok()).await;
+}
+
+/// Each direction ends by itself; a closed channel or a reset ends both.
+async fn relay(connection: &Connection, channel: Channel<Msg>, stream: TcpStream) {
+    let (mut reader, writer) = channel.split();
+    let (from, to) = stream.into_split();
+    let up = send(connection, &mut reader, to);
+    let down = receive(connection, from, &writer);
+    tokio::pin!(up, down);
+    tokio::select! {
+        closed = &mut up => if !closed { down.await },
+        () = &mut down => {
+            // The target has said all; the client may still be sending.
+            up.await;
+        }
+    }
+    // Fails only when the connection is gone.
+    drop(writer.close().await);
+}
+
+/// To the target. True when the channel was closed, false at the end of the client's data.
+async fn send(
+    connection: &Connection,
+    reader: &mut ChannelReadHalf,
+    mut to: OwnedWriteHalf,
+) -> bool {
+    loop {
+        match reader.wait().await {
+            None | Some(ChannelMsg::Close) => return true,
+            Some(ChannelMsg::Data { data }) => {
+                connection.touch();
+                if to.write_all(&data).await.is_err() {
+                    return true;
+                }
+            }
+            Some(ChannelMsg::Eof) => {
+                // A target that has gone sees nothing of this.
+                drop(to.shutdown().await);
+                return false;
+            }
+            Some(_) => {}
+        }
+    }
+}
+
+/// To the client, until the target's data ends.
+async fn receive(connection: &Connection, mut from: OwnedReadHalf, writer: &ChannelWriteHalf<Msg>) {
+    loop {
+        if from.readable().await.is_err() {
+            break;
+        }
+        let mut buffer = bytes::BytesMut::with_capacity(READ_BYTES);
+        match from.read_buf(&mut buffer).await {
+            Ok(0) | Err(_) => break,
+            Ok(_) => {
+                connection.touch();
+                if writer.data_bytes(buffer.freeze()).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+    // Fails only when the connection is gone.
+    drop(writer.eof().await);
+}
+
+async fn record(admitted: &Admitted, address: &str, phase: PortPhase, outcome: Outcome) -> bool {
+    let session = admitted.session.facts();
+    let event = event::Port { session, addr: address.to_owned(), phase, outcome };
+    admitted.session.record_outcome(event).await.is_ok()
+}
+
+/// A target that answers later is not there.
+const DIAL_MAX: Duration = Duration::from_secs(10);
+/// A channel packet.
+const READ_BYTES: usize = 32 * 1024;
+/// DNS allows 253.
+const HOST_CHARS_MAX: usize = 255;
