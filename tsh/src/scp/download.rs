@@ -13,7 +13,7 @@ use crate::output::plain;
 use crate::scp::CopySettings;
 use crate::scp::place::{RemotePlace, base_name, is_safe_name, join};
 use crate::scp::progress::Progress;
-use crate::scp::remote::Remote;
+use crate::scp::remote::{Remote, is_dir, is_file};
 
 /// # Errors
 /// The first file that cannot be copied.
@@ -34,7 +34,7 @@ pub(crate) async fn run(
             .stat(&source.path)
             .await?
             .ok_or_else(|| Failure::new(format!("{}: no such file on the host", source.path)))?;
-        if attrs.is_dir() && !how.recursive {
+        if is_dir(&attrs) && !how.recursive {
             return Err(Failure::usage(format!("{} is a folder: pass -r", source.path)));
         }
         let target = match base_name(&source.path) {
@@ -60,7 +60,7 @@ async fn copy(
         if depth > DEPTH_MAX {
             return Err(Failure::new(format!("{}: folders nest too deep", plain(&path))));
         }
-        if attrs.is_dir() {
+        if is_dir(&attrs) {
             make_dir(&target)?;
             for name in names(remote, &path).await? {
                 let inner = join(&path, &name);
@@ -71,7 +71,7 @@ async fn copy(
                 }
             }
             folders.push((target, attrs));
-        } else if attrs.is_regular() {
+        } else if is_file(&attrs) {
             fetch(remote, &path, &attrs, &target, how, progress).await?;
         } else {
             eprintln!("{}: not a regular file, skipped", plain(&path));

@@ -6,6 +6,8 @@
 //! - [`progress`]: the line on the terminal
 
 pub(crate) mod download;
+#[cfg(test)]
+mod host_tests;
 pub(crate) mod place;
 pub(crate) mod progress;
 pub(crate) mod remote;

@@ -9,6 +9,7 @@ use futures::stream::{FuturesUnordered, StreamExt as _};
 use russh_sftp::client::error::Error as SftpError;
 use russh_sftp::client::{Config, RawSftpSession};
 use russh_sftp::protocol::{FileAttributes, OpenFlags, StatusCode};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::spawn_blocking;
 
 use crate::failure::{Failure, Fallible as _};
@@ -17,13 +18,23 @@ use crate::ssh::link::Link;
 
 /// An SFTP session.
 pub(crate) struct Remote {
-    session: Arc<RawSftpSession>,
+    session: RawSftpSession,
 }
 
 /// A name in a remote folder, as the host says it.
 #[derive(Debug)]
 pub(crate) struct Entry {
     pub(crate) name: String,
+}
+
+/// By the file type bits, all of them: russh-sftp's own question takes sockets for folders.
+pub(crate) fn is_dir(attrs: &FileAttributes) -> bool {
+    attrs.permissions.is_some_and(|mode| mode & TYPE_BITS == 0o040_000)
+}
+
+/// As [`is_dir`].
+pub(crate) fn is_file(attrs: &FileAttributes) -> bool {
+    attrs.permissions.is_some_and(|mode| mode & TYPE_BITS == 0o100_000)
 }
 
 impl Remote {
@@ -33,14 +44,24 @@ impl Remote {
         let start = async {
             let channel = link.handle().channel_open_session().await?;
             channel.request_subsystem(true, "sftp").await?;
-            let config = Config { request_timeout_secs: ANSWER_SECONDS, ..Config::default() };
-            let session = RawSftpSession::new_with_config(channel.into_stream(), config);
-            session.init().await?;
-            Ok::<_, Failure>(Self { session: Arc::new(session) })
+            Self::over(channel.into_stream()).await
         };
         start.await.map_err(|failure| {
             link.end_reason().unwrap_or_else(|| failure.doing("the host refused file copy"))
         })
+    }
+
+    /// On a stream that leads to an SFTP server.
+    ///
+    /// # Errors
+    /// It is none.
+    pub(crate) async fn over(
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    ) -> Result<Self, Failure> {
+        let config = Config { request_timeout_secs: ANSWER_SECONDS, ..Config::default() };
+        let session = RawSftpSession::new_with_config(stream, config);
+        session.init().await?;
+        Ok(Self { session })
     }
 
     pub(crate) fn finish(self) {
@@ -89,7 +110,7 @@ impl Remote {
     /// # Errors
     /// The host's.
     pub(crate) async fn make_dir(&self, path: &str, mode: u32) -> Result<(), Failure> {
-        if self.stat(path).await?.is_some_and(|attrs| attrs.is_dir()) {
+        if self.stat(path).await?.is_some_and(|attrs| is_dir(&attrs)) {
             return Ok(());
         }
         let attrs = FileAttributes { permissions: Some(mode), ..FileAttributes::empty() };
@@ -231,6 +252,8 @@ async fn read_chunk(file: &Arc<File>, offset: u64) -> Result<Vec<u8>, Failure> {
     Ok(spawn_blocking(read).await??)
 }
 
+/// POSIX `S_IFMT`.
+const TYPE_BITS: u32 = 0o170_000;
 /// What every SFTP server takes in one request.
 const CHUNK_BYTES: u32 = 32 * 1024;
 /// Under way at once: 4 MiB, enough for 100 Mbit/s over 300 ms.

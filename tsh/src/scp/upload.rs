@@ -10,7 +10,7 @@ use crate::failure::{Failure, Fallible as _};
 use crate::scp::CopySettings;
 use crate::scp::place::{RemotePlace, join};
 use crate::scp::progress::Progress;
-use crate::scp::remote::Remote;
+use crate::scp::remote::{Remote, is_dir};
 
 /// # Errors
 /// The first file that cannot be copied.
@@ -21,7 +21,7 @@ pub(crate) async fn run(
     how: CopySettings,
     progress: &mut Progress,
 ) -> Result<(), Failure> {
-    let into = remote.stat(&to.path).await?.is_some_and(|attrs| attrs.is_dir());
+    let into = remote.stat(&to.path).await?.is_some_and(|attrs| is_dir(&attrs));
     if from.len() > 1 && !into {
         return Err(Failure::new(format!("{} is not a folder on the host", to.path)));
     }
