@@ -1,7 +1,9 @@
 //! A cluster for tests: real authorities, real certificates, sockets on loopback. No auth, proxy or node.
 
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use pki::authority::{AuthorityKind, SshAuthority, TlsAuthority, Validity};
 use pki::claims::{HostClaims, UserClaims};
@@ -9,8 +11,10 @@ use pki::keys::KeyPairs;
 use proto::id::{ClusterName, HostId};
 use proto::resource::HostRole;
 use proto::snapshot::Authorities;
+use rustls::pki_types::CertificateDer;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{RootCertStore, ServerConfig};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tonic::transport::Channel;
@@ -165,5 +169,51 @@ impl Dice {
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         usize::try_from(self.0 % u64::try_from(bound).unwrap()).unwrap()
+    }
+}
+
+/// TLS under a tonic server; tells handlers the client's chain.
+pub(crate) struct Served(pub(crate) Tls);
+
+/// What handlers find in the request's extensions.
+#[derive(Debug, Clone)]
+pub(crate) struct PeerChain(pub(crate) Vec<CertificateDer<'static>>);
+
+impl tonic::transport::server::Connected for Served {
+    type ConnectInfo = PeerChain;
+    fn connect_info(&self) -> PeerChain {
+        PeerChain(self.0.get_ref().1.peer_certificates().unwrap_or_default().to_vec())
+    }
+}
+
+impl AsyncRead for Served {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Served {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(context, bytes)
+    }
+    fn poll_flush(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(context)
+    }
+    fn poll_shutdown(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(context)
     }
 }

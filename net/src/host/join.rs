@@ -39,7 +39,7 @@ pub(super) async fn join(
     }
 }
 
-async fn try_join(
+pub(super) async fn try_join(
     settings: &HostSettings,
     token: &Zeroizing<String>,
     keys: &KeyPairs,
