@@ -103,7 +103,11 @@ impl Link {
             .map_err(|_| Failure::new(format!("no answer within {HANDSHAKE_WITHIN:?}")))??;
         match result {
             AuthResult::Success => Ok(Self { handle: Arc::new(handle), ended }),
-            AuthResult::Failure { .. } => Err(denied(signed_in, target)),
+            // A connection that is lost meanwhile looks like a refusal to russh.
+            AuthResult::Failure { .. } => match ended.borrow().as_ref() {
+                Some(reason) => Err(Failure::new(plain(reason)).doing(target.host.as_str())),
+                None => Err(denied(signed_in, target)),
+            },
         }
     }
 
