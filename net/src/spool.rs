@@ -268,9 +268,17 @@ impl Sender {
     async fn run_or_fail(&mut self) -> Result<std::convert::Infallible, SpoolError> {
         // Nothing is sent before it is known what auth has: see `Disk::meet`.
         let highest = self.append(Vec::new()).await;
-        let offset = self.spool.ask(|done| Job::Meet { highest, done }).await?;
-        let mut written = self.spool.shared.written.clone();
         let mut backoff = send_backoff();
+        let offset = loop {
+            match self.spool.ask(|done| Job::Meet { highest, done }).await {
+                Ok(offset) => break offset,
+                Err(SpoolError::Stopped) => return Err(SpoolError::Stopped),
+                Err(error) => tracing::error!("cannot write in the audit spool: {error}"),
+            }
+            backoff.wait().await;
+        };
+        backoff.reset();
+        let mut written = self.spool.shared.written.clone();
         loop {
             let lines = match self.spool.ask(|done| Job::Read { done }).await {
                 Ok(lines) => lines,

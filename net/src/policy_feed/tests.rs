@@ -12,16 +12,18 @@ use tonic::{Request, Response, Status};
 use super::*;
 use crate::testing::{Cluster, host, serve_socket};
 
+type Message = Result<SignedSnapshot, Status>;
+
 /// Each watch gets what is queued for it at that time, then what `live` is sent.
 #[derive(Clone)]
 struct FakeAuth {
     known: Arc<Mutex<Vec<u64>>>,
-    watches: Arc<Mutex<VecDeque<mpsc::Receiver<Result<SignedSnapshot, Status>>>>>,
+    watches: Arc<Mutex<VecDeque<mpsc::Receiver<Message>>>>,
 }
 
 #[tonic::async_trait]
 impl Policy for FakeAuth {
-    type WatchStream = ReceiverStream<Result<SignedSnapshot, Status>>;
+    type WatchStream = ReceiverStream<Message>;
     async fn watch(
         &self,
         request: Request<WatchRequest>,
@@ -38,7 +40,7 @@ struct Bench {
     cluster: Cluster,
     host: Host,
     auth: FakeAuth,
-    sends: VecDeque<mpsc::Sender<Result<SignedSnapshot, Status>>>,
+    sends: VecDeque<mpsc::Sender<Message>>,
     shutdown: Shutdown,
 }
 

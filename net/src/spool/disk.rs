@@ -297,7 +297,7 @@ impl Disk {
     }
 
     fn save_cursor(&mut self) -> Result<(), SpoolError> {
-        if self.cursor == self.cursor_on_disk && self.cursor.offset.is_some() {
+        if self.cursor == self.cursor_on_disk {
             return Ok(());
         }
         let path = self.dir.join(CURSOR);
