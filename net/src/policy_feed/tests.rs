@@ -93,8 +93,7 @@ async fn until(feed: &PolicyFeed<u64>, revision: u64) {
 
 #[tokio::test]
 async fn newer_snapshots_replace_older_ones_and_nothing_else_does() {
-    let mut bench = Bench::new(1);
-    let send = bench.sends.pop_front().unwrap();
+    let bench = Bench::new(0);
     let other = Cluster::new("example.com");
     let mut foreign = bench.snapshot(50);
     foreign.cluster = "example.org".parse().unwrap();
@@ -103,24 +102,23 @@ async fn newer_snapshots_replace_older_ones_and_nothing_else_does() {
     let mut torn = signed(&bench.cluster, &bench.snapshot(53));
     torn.payload.push(b' ');
     let good = |revision| signed(&bench.cluster, &bench.snapshot(revision));
-    send.send(Ok(good(5))).await.unwrap();
-    let feed = bench.start().await;
-    assert_eq!((feed.current().revision, feed.current().policy), (5, 50));
-    let mut watch = feed.watch();
-    for bad in [
-        good(4),
-        good(5),
-        signed(&other, &bench.snapshot(52)),
-        signed(&bench.cluster, &foreign),
-        signed(&bench.cluster, &newer_format),
-        torn,
-        good(666),
-        good(6),
+    let mut follower = Follower::new(bench.dir.path().join(FILE), bench.host.clone(), compile);
+    for (case, signed, expect) in [
+        ("first, whatever its revision", good(0), Ok(Some(0))),
+        ("newer", good(5), Ok(Some(5))),
+        ("older", good(4), Ok(None)),
+        ("the same", good(5), Ok(None)),
+        ("another authority", signed(&other, &bench.snapshot(52)), Err(())),
+        ("another cluster", signed(&bench.cluster, &foreign), Err(())),
+        ("another format", signed(&bench.cluster, &newer_format), Err(())),
+        ("changed after signing", torn, Err(())),
+        ("does not compile", good(666), Err(())),
+        ("newer than the last good one", good(6), Ok(Some(6))),
     ] {
-        send.send(Ok(bad)).await.unwrap();
+        let got = follower.accept(&signed);
+        let got = got.map(|current| current.map(|it| it.revision)).map_err(|_| ());
+        assert_eq!(got, expect, "{case}");
     }
-    watch.changed().await.unwrap();
-    assert_eq!(watch.borrow_and_update().revision, 6, "the first that was published after 5");
 }
 
 #[tokio::test]
@@ -140,6 +138,8 @@ async fn a_stored_snapshot_opens_without_auth_and_is_never_undercut() {
     second.send(Ok(signed(&bench.cluster, &bench.snapshot(3)))).await.unwrap();
     second.send(Ok(signed(&bench.cluster, &bench.snapshot(8)))).await.unwrap();
     until(&again, 8).await;
+    let stored = std::fs::read_to_string(bench.dir.path().join("node").join(FILE)).unwrap();
+    assert!(stored.contains("\\\"revision\\\":8"), "{stored}");
     let known = bench.auth.known.lock().unwrap().clone();
     assert!(known.iter().skip(1).all(|known| *known == 7) && known.len() > 1, "{known:?}");
 }
