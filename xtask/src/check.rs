@@ -1,20 +1,39 @@
 //! `cargo xtask check`: everything that can be said about the sources without running them. Runs all of it even when
 //! an early part fails, so that one run shows everything that is wrong.
 
-use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
 
 use crate::{advisories, process, setup, tidy};
 
-pub(crate) fn run() -> Result<()> {
+/// Arguments of `cargo xtask check`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// Only these; all of them where none is named.
+    #[arg(value_enum)]
+    parts: Vec<Part>,
+}
+
+/// What is checked, in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    Formatting,
+    Tidy,
+    Lints,
+    Dependencies,
+    Advisories,
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
     setup::prepare(setup::Purpose::Check)?;
+    let all = <Part as clap::ValueEnum>::value_variants();
     let mut failed = Vec::new();
-    let mut part = |name: &'static str, work: &dyn Fn() -> Result<()>| {
+    for part in all.iter().filter(|part| options.parts.is_empty() || options.parts.contains(part)) {
+        let name = format!("{part:?}").to_lowercase();
         println!("== {name}");
         let started = Instant::now();
-        let done = work();
+        let done = part.check();
         let seconds = started.elapsed().as_secs_f32();
         match done {
             Ok(()) => println!("== {name}: passed in {seconds:.1} s\n"),
@@ -23,46 +42,51 @@ pub(crate) fn run() -> Result<()> {
                 failed.push(name);
             }
         }
-    };
-    part("formatting", &|| process::show(&mut cargo(&["fmt", "--all", "--check"])));
-    part("tidy", &tidy::run);
-    part("lints", &|| {
-        let arguments =
-            ["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"];
-        process::show(&mut cargo(&arguments))
-    });
-    part("dependencies", &dependencies);
-    part("advisories", &known_vulnerabilities);
+    }
     if failed.is_empty() {
-        println!("check: all passed");
+        println!("check: passed");
         return Ok(());
     }
     bail!("check failed: {}", failed.join(", "))
 }
 
-fn cargo(arguments: &[&str]) -> Command {
-    let mut command = crate::cargo();
-    command.args(arguments);
-    command
+impl Part {
+    fn check(self) -> Result<()> {
+        match self {
+            Self::Formatting => cargo(&["fmt", "--all", "--check"]),
+            Self::Tidy => tidy::run(),
+            Self::Lints => cargo(&[
+                "clippy",
+                "--workspace",
+                "--all-targets",
+                "--locked",
+                "--",
+                "-D",
+                "warnings",
+            ]),
+            Self::Dependencies => cargo(&[
+                "deny",
+                "--locked",
+                "check",
+                "--hide-inclusion-graph",
+                "bans",
+                "licenses",
+                "sources",
+            ]),
+            Self::Advisories => known_vulnerabilities(),
+        }
+    }
 }
 
-fn dependencies() -> Result<()> {
-    process::show(&mut cargo(&["deny", "--locked", "check", "bans", "licenses", "sources"]))
+fn cargo(arguments: &[&str]) -> Result<()> {
+    process::show(crate::cargo().args(arguments))
 }
 
 fn known_vulnerabilities() -> Result<()> {
     let database = advisories::choose()?;
     println!("database: {}", database.description);
     // Without a network cargo-deny reads every crate's manifest from cargo's cache.
-    process::quiet(&mut cargo(&["fetch", "--locked", "--quiet"]))?;
-    let config = database.config.to_string_lossy().into_owned();
-    process::show(&mut cargo(&[
-        "deny",
-        "--locked",
-        "--offline",
-        "--config",
-        &config,
-        "check",
-        "advisories",
-    ]))
+    cargo(&["fetch", "--locked", "--quiet"])?;
+    let config = database.config.to_string_lossy();
+    cargo(&["deny", "--locked", "--offline", "--config", &config, "check", "advisories"])
 }

@@ -35,7 +35,7 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Formatting, lints, licences, sources, advisories and house rules.
-    Check,
+    Check(check::Options),
     /// Starts a cluster on loopback and walks the whole path with the real programs.
     Demo(demo::Options),
     /// Ends the demo's processes and removes its folder when the demo is gone.
@@ -54,7 +54,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
-        Command::Check => check::run(),
+        Command::Check(options) => check::run(&options),
         Command::Demo(options) => demo::run(&options),
         Command::Janitor(options) => demo::clean_up(&options),
         Command::Otp(options) => totp::run(&options),
