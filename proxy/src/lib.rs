@@ -1,1 +1,247 @@
-//! .
+//! The proxy role: the only public door. It learns where a connection wants to go, and moves bytes; what is inside is
+//! encrypted end to end wherever the inner protocol can do that. Main path: [`serve`].
+//!
+//! - [`listen`]: accept loops, bounds per source before any cryptography
+//! - [`sniff`]: the ClientHello, record-exactly; [`stray`] answers what is none
+//! - [`route`]: what its names ask for
+//! - [`handshake`]: TLS, and who the client is
+//! - [`user`]: a user's stream; [`jump`]: the same through `ssh -J`
+//! - [`dial`]: name > decision > data connection of the node
+//! - [`carry`]: through the relay, cut by a lock
+//! - [`tunnel`], [`register`]: the nodes' side
+//! - [`web`]: what clients ask before sign-in
+//! - [`audit`], [`heartbeat`]: what others learn of it
+//! - [`limits`], [`quota`]: bounds
+#![forbid(unsafe_code)]
+
+mod audit;
+mod carry;
+mod dial;
+mod handshake;
+mod heartbeat;
+mod jump;
+mod limits;
+mod listen;
+mod quota;
+mod register;
+mod route;
+mod serve;
+mod sniff;
+mod stray;
+mod tunnel;
+mod user;
+mod web;
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use net::host::Host;
+use net::policy_feed::PolicyFeed;
+use net::shutdown::Shutdown;
+use net::spool::Spool;
+use net::tls::TlsError;
+use policy::Policy;
+use proto::id::{ClusterName, UserName};
+use proto::preamble::Inner;
+use relay::Relay;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
+use tracing::info;
+
+pub use crate::limits::Limits;
+
+use crate::audit::Audit;
+use crate::handshake::Settings;
+use crate::listen::{Admission, Gate, Source};
+use crate::quota::Counts;
+use crate::register::Register;
+use crate::tunnel::Idle;
+
+/// What a proxy is told.
+#[derive(Debug, Clone)]
+pub struct ProxyConfig {
+    pub web_listen: SocketAddr,
+    pub ssh_jump_listen: Option<SocketAddr>,
+    /// `host:port` that clients use.
+    pub public_addr: String,
+    /// `host:port` of the jump listener as clients reach it.
+    pub ssh_public_addr: String,
+    /// `host:port` to which SNI `auth.<cluster>` is relayed.
+    pub auth_address: String,
+    /// `<data_dir>/proxy`.
+    pub data_dir: PathBuf,
+    /// The cluster's setting `inner_encrypted`.
+    pub inner: Inner,
+    /// Public key and certificate files (PEM), served to browsers for the names that they cover.
+    pub web_keypairs: Vec<(PathBuf, PathBuf)>,
+    pub limits: Limits,
+}
+
+/// Why a proxy does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ProxyError {
+    #[error("cannot listen on {address}")]
+    Listen {
+        address: SocketAddr,
+        #[source]
+        source: io::Error,
+    },
+    #[error("https_keypairs cannot be used")]
+    Keypairs(#[source] TlsError),
+}
+
+/// What every step of the path may use.
+#[derive(Debug)]
+struct Core {
+    config: ProxyConfig,
+    cluster: ClusterName,
+    host: Host,
+    policy: PolicyFeed<Policy>,
+    audit: Audit,
+    relay: Relay,
+    register: Arc<Register<Idle>>,
+    tls: Settings,
+    /// Streams and jump connections by user.
+    users: Counts<UserName>,
+    /// Connections relayed to auth, by source and in all.
+    auth_sources: Counts<Source>,
+    auth_streams: Semaphore,
+    jump_connections: Semaphore,
+    gate: Gate,
+    tasks: TaskTracker,
+    shutdown: Shutdown,
+}
+
+/// A running proxy.
+#[derive(Debug)]
+pub struct Proxy {
+    core: Arc<Core>,
+    web_addr: SocketAddr,
+    jump_addr: Option<SocketAddr>,
+}
+
+/// Starts listening, and serves until `shutdown` stops. Draining ends the listeners and tells the nodes; what is relayed
+/// goes on.
+///
+/// # Errors
+/// An address is taken, or a certificate file cannot be used.
+pub async fn start(
+    config: ProxyConfig,
+    host: Host,
+    policy: PolicyFeed<Policy>,
+    spool: Spool,
+    shutdown: Shutdown,
+) -> Result<Proxy, ProxyError> {
+    let tls = Settings::new(host.clone(), &config.web_keypairs).map_err(ProxyError::Keypairs)?;
+    let web = listener(config.web_listen).await?;
+    let web_addr = address_of(&web, config.web_listen)?;
+    let jump = match config.ssh_jump_listen {
+        Some(address) => Some((listener(address).await?, address)),
+        None => None,
+    };
+    let core = Arc::new(Core {
+        cluster: host.credentials().cluster.clone(),
+        audit: Audit::new(spool, host.clone()),
+        relay: Relay::start(config.limits.streams_max),
+        register: Register::new(&config.limits),
+        tls,
+        users: Counts::new(),
+        auth_sources: Counts::new(),
+        auth_streams: Semaphore::new(config.limits.auth_streams_max),
+        jump_connections: Semaphore::new(config.limits.jump_connections_max),
+        gate: Gate::new(&config.limits),
+        tasks: TaskTracker::new(),
+        config,
+        host,
+        policy,
+        shutdown,
+    });
+    spawn(&core, move |core| async move { listen_web(&core, web).await });
+    let mut jump_addr = None;
+    if let Some((listener, asked)) = jump {
+        jump_addr = Some(address_of(&listener, asked)?);
+        spawn(&core, move |core| async move { listen_jump(&core, listener).await });
+    }
+    spawn(&core, |core| async move { heartbeat::run(&core).await });
+    spawn(&core, |core| async move {
+        core.shutdown.stopped().await;
+        core.register.clear();
+    });
+    core.tasks.close();
+    info!(%web_addr, ?jump_addr, cluster = %core.cluster, "the proxy listens");
+    Ok(Proxy { core, web_addr, jump_addr })
+}
+
+impl Proxy {
+    /// Where it listens for TLS.
+    pub fn web_addr(&self) -> SocketAddr {
+        self.web_addr
+    }
+    /// Where it listens for `ssh -J`.
+    pub fn jump_addr(&self) -> Option<SocketAddr> {
+        self.jump_addr
+    }
+    /// Nodes with a tunnel.
+    pub fn tunnels(&self) -> usize {
+        self.core.register.len()
+    }
+    /// Streams that are relayed now.
+    pub fn streams(&self) -> usize {
+        self.core.relay.active()
+    }
+    /// Waits for the end of everything, after `shutdown` has stopped.
+    pub async fn finished(self) {
+        self.core.tasks.wait().await;
+    }
+}
+
+/// Runs a task that ends with the proxy, wherever it stands.
+fn spawn<F>(core: &Arc<Core>, task: impl FnOnce(Arc<Core>) -> F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let shutdown = core.shutdown.clone();
+    let task = task(Arc::clone(core));
+    core.tasks.spawn(async move {
+        tokio::select! {
+            () = task => {}
+            () = shutdown.stopped() => {}
+        }
+    });
+}
+
+async fn listen_web(core: &Arc<Core>, listener: TcpListener) {
+    let serve = |socket: TcpStream, from: SocketAddr, admission: Admission| {
+        spawn(core, move |core| async move {
+            if let Err(error) = serve::serve(&core, socket, from, admission).await {
+                core.audit.stranger(from, error.kind(), &error);
+            }
+        });
+    };
+    listen::accept(listener, &core.gate, &core.shutdown, serve).await;
+}
+
+async fn listen_jump(core: &Arc<Core>, listener: TcpListener) {
+    let serve = |socket: TcpStream, from: SocketAddr, admission: Admission| {
+        spawn(core, move |core| async move {
+            if let Err(error) = jump::serve(&core, socket, from, admission).await {
+                core.audit.stranger(from, error.kind(), &error);
+            }
+        });
+    };
+    listen::accept(listener, &core.gate, &core.shutdown, serve).await;
+}
+
+async fn listener(address: SocketAddr) -> Result<TcpListener, ProxyError> {
+    TcpListener::bind(address).await.map_err(|source| ProxyError::Listen { address, source })
+}
+
+fn address_of(listener: &TcpListener, address: SocketAddr) -> Result<SocketAddr, ProxyError> {
+    listener.local_addr().map_err(|source| ProxyError::Listen { address, source })
+}
+
+#[cfg(test)]
+mod tests;

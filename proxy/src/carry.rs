@@ -1,0 +1,90 @@
+//! A dialed stream on its way through the relay, cut as soon as its user is locked out. The end of the path.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use net::policy_feed::Current;
+use net::stream::Stream;
+use pki::UserIdentity;
+use policy::{Decision, Policy, Reason, Request, decide};
+use relay::{Leg, Outcome};
+use tokio::sync::watch;
+use tracing::{debug, info};
+
+use crate::Core;
+use crate::dial::Dialed;
+use crate::register::Facts;
+
+/// The relay's leg of a stream.
+pub(crate) fn leg(stream: Stream) -> Leg {
+    match stream {
+        Stream::Plain(socket) => Leg::Socket { socket, pending: Bytes::new() },
+        Stream::Tls(tls) => Leg::Stream(tls),
+    }
+}
+
+/// Relays until the end.
+pub(crate) async fn carry(core: &Core, identity: &UserIdentity, client: Leg, dialed: Dialed) {
+    let Dialed { stream, facts, place } = dialed;
+    let id = core.relay.next_id();
+    let limits = relay::Limits { idle_timeout: Some(core.config.limits.stream_idle) };
+    let outcome = {
+        let run = core.relay.run(id, client, leg(stream), limits);
+        tokio::pin!(run);
+        tokio::select! {
+            outcome = &mut run => outcome,
+            lock = locked(core.policy.watch(), identity, &facts) => {
+                info!(user = %identity.user(), node = %facts.nodename, lock, "a stream is cut");
+                core.relay.cut(id);
+                run.await
+            }
+        }
+    };
+    drop(place);
+    report(identity, &facts, &outcome);
+}
+
+fn report(identity: &UserIdentity, facts: &Facts, outcome: &Outcome) {
+    let (user, node) = (identity.user(), &facts.nodename);
+    let (sent, received) = (outcome.bytes_from_client, outcome.bytes_from_target);
+    debug!(%user, %node, end = ?outcome.end, sent, received, "a stream ended");
+}
+
+/// Waits until a lock keeps the user or the node out, and says which. Nothing else ends a running stream from here:
+/// what an expired certificate or a changed role means for a session is the node's decision.
+async fn locked(
+    mut policy: watch::Receiver<Arc<Current<Policy>>>,
+    identity: &UserIdentity,
+    facts: &Facts,
+) -> String {
+    loop {
+        let current = policy.borrow_and_update().clone();
+        if let Some(lock) = lock_on(&current.policy, identity, facts) {
+            return lock;
+        }
+        drop(current);
+        if policy.changed().await.is_err() {
+            // The feed has stopped: so will everything else, soon.
+            return std::future::pending().await;
+        }
+    }
+}
+
+fn lock_on(policy: &Policy, identity: &UserIdentity, facts: &Facts) -> Option<String> {
+    let request = Request::ReachNode { host_id: &facts.host_id, labels: &facts.labels };
+    // Expiry is looked at before locks, and a lock must count for an expired certificate too.
+    let now = net::unix_now().min(identity.valid_until().saturating_sub(1));
+    match decide(policy, identity, &request, now) {
+        Decision::Permit(_) => None,
+        Decision::Denial(denial) => match denial.reason {
+            Reason::Locked(lock) => Some(lock),
+            Reason::Cluster(_)
+            | Reason::DeniedByRole(_)
+            | Reason::Expired
+            | Reason::NoLogin(_)
+            | Reason::NoNode
+            | Reason::NoRule { .. }
+            | Reason::UnusableRole(_) => None,
+        },
+    }
+}
