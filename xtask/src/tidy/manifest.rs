@@ -28,9 +28,43 @@ pub(super) fn check(file: &str, text: &str) -> Vec<Finding> {
     findings
 }
 
+/// Entries of the workspace table (the root manifest) that no member names.
+pub(super) fn unused(file: &str, table: &str, members: &str) -> Vec<Finding> {
+    let used = |name: &str| {
+        let [dotted, inline] = [format!("{name}.workspace"), format!("{name} = {{ workspace")];
+        members.lines().any(|line| line.starts_with(&dotted) || line.starts_with(&inline))
+    };
+    let mut within = false;
+    let mut findings = Vec::new();
+    for (number, line) in (1..).zip(table.lines()) {
+        if line.starts_with('[') {
+            within = line == "[workspace.dependencies]";
+        }
+        if let Some((name, _)) = line.split_once(" = ").filter(|(name, _)| within && !used(name)) {
+            findings.push(Finding {
+                file: file.to_owned(),
+                line: number,
+                message: format!("no member uses {name}; take it out"),
+            });
+        }
+    }
+    findings
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn unused_entries_are_found() {
+        let table =
+            "[workspace.dependencies]\na = \"1\"\nb = \"1\"\nc = \"1\"\n[profile.dev]\nx = 1\n";
+        let members =
+            "a.workspace = true\nb = { workspace = true, features = [] }\nc-d.workspace = true\n";
+        let lines: Vec<usize> =
+            unused("Cargo.toml", table, members).iter().map(|f| f.line).collect();
+        assert_eq!(lines, [4]);
+    }
 
     #[test]
     fn versions_in_members_are_found() {

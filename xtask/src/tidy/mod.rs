@@ -2,12 +2,14 @@
 //!
 //! - [`edges`]: which of our crates may use which
 //! - [`manifest`]: versions stand in the workspace table only
+//! - [`reference`]: pages that have to name everything
 //! - [`source`]: rules on the text of Rust files
 //! - [`mask`]: Rust text without comments and strings, so that rules see code only
 
 mod edges;
 mod manifest;
 mod mask;
+mod reference;
 mod source;
 
 use std::fmt;
@@ -39,7 +41,9 @@ impl fmt::Display for Finding {
 
 pub(crate) fn run() -> Result<()> {
     let mut findings = edges::check(&metadata()?)?;
+    findings.extend(reference::check()?);
     let files = files()?;
+    let mut members = String::new();
     for file in &files {
         findings.extend(file_name(file));
         let path = crate::root().join(file);
@@ -47,9 +51,13 @@ pub(crate) fn run() -> Result<()> {
         if file.ends_with(".rs") {
             findings.extend(source::check(file, &read()?));
         } else if file.ends_with("/Cargo.toml") {
-            findings.extend(manifest::check(file, &read()?));
+            let text = read()?;
+            findings.extend(manifest::check(file, &text));
+            members.push_str(&text);
         }
     }
+    let table = fs::read_to_string(crate::root().join("Cargo.toml")).context("Cargo.toml")?;
+    findings.extend(manifest::unused("Cargo.toml", &table, &members));
     findings.sort();
     for finding in &findings {
         println!("{finding}");
