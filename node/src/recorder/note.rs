@@ -159,7 +159,7 @@ pub(crate) mod tests {
         note.write(dir.path()).unwrap();
         std::fs::write(dir.path().join("x.json"), "{}").unwrap();
         std::fs::write(cast_path(dir.path(), note.sid()), "x").unwrap();
-        assert_eq!(all(dir.path()).unwrap(), [note.clone()]);
+        assert_eq!(all(dir.path()).unwrap(), std::slice::from_ref(&note));
         note.remove(dir.path()).unwrap();
         note.remove(dir.path()).unwrap();
         assert_eq!(all(dir.path()).unwrap(), []);

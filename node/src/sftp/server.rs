@@ -86,10 +86,13 @@ impl<R: Reporter> Server<R> {
             Err(Failure::Unreported(error)) => Err(error),
             Err(Failure::Status(code, text)) => Ok(status(id, code, text)),
             Err(Failure::System(error)) => {
-                let code = match error.kind() {
-                    io::ErrorKind::NotFound => NO_SUCH_FILE,
-                    io::ErrorKind::PermissionDenied => PERMISSION_DENIED,
-                    _ => FAILURE,
+                let kind = error.kind();
+                let code = if kind == io::ErrorKind::NotFound {
+                    NO_SUCH_FILE
+                } else if kind == io::ErrorKind::PermissionDenied {
+                    PERMISSION_DENIED
+                } else {
+                    FAILURE
                 };
                 Ok(status(id, code, &error.to_string()))
             }

@@ -122,7 +122,6 @@ fn set_mode(termios: &mut Termios, mode: Mode, value: u32) {
 
 macro_rules! table {
     ($name:ident, $type:ident, $($mode:ident)*) => {
-        #[expect(clippy::wildcard_enum_match_arm, reason = "each table names its own modes only")]
         fn $name(mode: Mode) -> Option<$type> {
             Some(match mode {
                 $(Mode::$mode => $type::$mode,)*
