@@ -1,0 +1,337 @@
+//! Connections: TCP with TLS, and the local socket. A handshake runs in its own task, with a deadline and a bound on how
+//! many there are. Who is at the other end is settled here, once per connection, and travels beside each request as
+//! [`Peer`]; a certificate that does not verify ends the connection instead of making it anonymous. A connection lives no
+//! longer than its certificate, and without one only a few minutes. Next: `service`.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use net::shutdown::Shutdown;
+use pki::Identity;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::Sleep;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tonic::transport::server::Connected;
+use tracing::{debug, warn};
+
+use crate::clock::Clock;
+use crate::service::caller::{Peer, Proof};
+
+/// An established connection.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    transport: Transport,
+    peer: Peer,
+    /// When it ends whatever happens.
+    end: Option<Pin<Box<Sleep>>>,
+    _place: Place,
+}
+
+#[derive(Debug)]
+enum Transport {
+    Tls(Box<TlsStream<TcpStream>>),
+    Unix(UnixStream),
+}
+
+/// A connection's share of the limits, given back when dropped.
+#[derive(Debug)]
+struct Place {
+    _permit: Option<OwnedSemaphorePermit>,
+    _source: Option<SourcePlace>,
+}
+
+/// What the accept loops need.
+#[derive(Debug, Clone)]
+pub(crate) struct Acceptor {
+    clock: Clock,
+    connections: Arc<Semaphore>,
+    handshakes: Arc<Semaphore>,
+    ready: mpsc::Sender<Connection>,
+    sources: Sources,
+    tls: Arc<rustls::ServerConfig>,
+    verifier: Arc<pki::Verifier>,
+}
+
+impl Acceptor {
+    /// Gives the acceptor and what it accepts.
+    pub(crate) fn new(
+        clock: Clock,
+        tls: Arc<rustls::ServerConfig>,
+        verifier: Arc<pki::Verifier>,
+    ) -> (Self, mpsc::Receiver<Connection>) {
+        let (ready, accepted) = mpsc::channel(READY_AHEAD);
+        let acceptor = Self {
+            clock,
+            connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
+            ready,
+            sources: Sources::default(),
+            tls,
+            verifier,
+        };
+        (acceptor, accepted)
+    }
+
+    /// Accepts TCP until `shutdown` stops. Nothing is awaited here but the next connection: over a limit it is closed.
+    pub(crate) async fn accept_tls(self, listener: TcpListener, shutdown: Shutdown) {
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = shutdown.stopped() => return,
+            };
+            let (socket, from) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(AFTER_ACCEPT_ERROR).await;
+                    continue;
+                }
+            };
+            let Ok(permit) = self.connections.clone().try_acquire_owned() else {
+                debug!(%from, "closed: too many connections");
+                continue;
+            };
+            let Ok(handshake) = self.handshakes.clone().try_acquire_owned() else {
+                debug!(%from, "closed: too many handshakes");
+                continue;
+            };
+            let Some(source) = self.sources.enter(from.ip()) else {
+                debug!(%from, "closed: too many handshakes or sign-ins from this address");
+                continue;
+            };
+            let acceptor = self.clone();
+            tokio::spawn(async move {
+                let done = acceptor.handshake(socket, from);
+                match tokio::time::timeout(HANDSHAKE_WITHIN, done).await {
+                    Ok(Some((transport, proof))) => {
+                        drop(handshake);
+                        acceptor.hand_over(transport, proof, from, permit, source).await;
+                    }
+                    Ok(None) => {}
+                    Err(_) => debug!(%from, "the handshake took too long"),
+                }
+            });
+        }
+    }
+
+    async fn handshake(&self, socket: TcpStream, from: SocketAddr) -> Option<(Transport, Proof)> {
+        if let Err(error) = socket.set_nodelay(true) {
+            debug!(%from, %error, "cannot set up a connection");
+            return None;
+        }
+        let tls = match TlsAcceptor::from(self.tls.clone()).accept(socket).await {
+            Ok(tls) => tls,
+            Err(error) => {
+                debug!(%from, %error, "a handshake failed");
+                return None;
+            }
+        };
+        let proof = match tls.get_ref().1.peer_certificates() {
+            None | Some([]) => Proof::Anonymous,
+            Some(chain) => match self.verifier.tls_peer(chain, self.clock.now()) {
+                Ok(identity) => Proof::Certificate(Arc::new(identity)),
+                Err(error) => {
+                    warn!(%from, %error, "a certificate was refused");
+                    return None;
+                }
+            },
+        };
+        Some((Transport::Tls(Box::new(tls)), proof))
+    }
+
+    async fn hand_over(
+        &self,
+        transport: Transport,
+        proof: Proof,
+        from: SocketAddr,
+        permit: OwnedSemaphorePermit,
+        source: SourcePlace,
+    ) {
+        // The bound per address is for those whom nobody knows: all nodes may come through one proxy.
+        let source = matches!(proof, Proof::Anonymous).then_some(source);
+        let end = Box::pin(tokio::time::sleep(self.life(&proof)));
+        let connection = Connection {
+            transport,
+            peer: Peer { from: Some(from), proof },
+            end: Some(end),
+            _place: Place { _permit: Some(permit), _source: source },
+        };
+        // Fails only when the server has ended.
+        self.ready.send(connection).await.ok();
+    }
+
+    fn life(&self, proof: &Proof) -> Duration {
+        let valid_until = match proof {
+            Proof::Anonymous | Proof::LocalAdmin => return ANONYMOUS_LIFE,
+            Proof::Certificate(identity) => match &**identity {
+                Identity::Host(host) => host.valid_until(),
+                Identity::User(user) => user.valid_until(),
+            },
+        };
+        let left = valid_until.saturating_sub(self.clock.now());
+        Duration::from_secs(u64::try_from(left).unwrap_or(0)).min(LIFE_MAX)
+    }
+
+    /// Accepts on the local socket until `shutdown` stops. The kernel says who is at the other end.
+    pub(crate) async fn accept_local(self, listener: UnixListener, shutdown: Shutdown) {
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = shutdown.stopped() => return,
+            };
+            let socket = match accepted {
+                Ok((socket, _)) => socket,
+                Err(error) => {
+                    warn!(%error, "a local connection could not be accepted");
+                    tokio::time::sleep(AFTER_ACCEPT_ERROR).await;
+                    continue;
+                }
+            };
+            if !is_administrator(&socket) {
+                continue;
+            }
+            let connection = Connection {
+                transport: Transport::Unix(socket),
+                peer: Peer { from: None, proof: Proof::LocalAdmin },
+                end: None,
+                _place: Place { _permit: None, _source: None },
+            };
+            if self.ready.send(connection).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// Root, or the user that auth runs as.
+fn is_administrator(socket: &UnixStream) -> bool {
+    match socket.peer_cred() {
+        Ok(peer) if peer.uid() == 0 || peer.uid() == rustix::process::geteuid().as_raw() => true,
+        Ok(peer) => {
+            warn!(uid = peer.uid(), "refused on the local socket");
+            false
+        }
+        Err(error) => {
+            warn!(%error, "refused on the local socket");
+            false
+        }
+    }
+}
+
+/// Handshakes and anonymous connections by address.
+#[derive(Debug, Clone, Default)]
+struct Sources(Arc<Mutex<HashMap<IpAddr, usize>>>);
+
+#[derive(Debug)]
+struct SourcePlace {
+    sources: Sources,
+    from: IpAddr,
+}
+
+impl Sources {
+    fn enter(&self, from: IpAddr) -> Option<SourcePlace> {
+        let mut counts = self.0.lock().ok()?;
+        let count = counts.entry(from).or_insert(0);
+        if *count >= PER_SOURCE_MAX {
+            return None;
+        }
+        *count += 1;
+        Some(SourcePlace { sources: self.clone(), from })
+    }
+}
+
+impl Drop for SourcePlace {
+    fn drop(&mut self) {
+        if let Ok(mut counts) = self.sources.0.lock()
+            && let Some(count) = counts.get_mut(&self.from)
+        {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.from);
+            }
+        }
+    }
+}
+
+impl Connected for Connection {
+    type ConnectInfo = Peer;
+    fn connect_info(&self) -> Peer {
+        self.peer.clone()
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        if let Some(end) = &mut self.end
+            && end.as_mut().poll(context).is_ready()
+        {
+            return Poll::Ready(Err(std::io::ErrorKind::TimedOut.into()));
+        }
+        match &mut self.transport {
+            Transport::Tls(tls) => Pin::new(tls.as_mut()).poll_read(context, buffer),
+            Transport::Unix(socket) => Pin::new(socket).poll_read(context, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        match &mut self.transport {
+            Transport::Tls(tls) => Pin::new(tls.as_mut()).poll_write(context, bytes),
+            Transport::Unix(socket) => Pin::new(socket).poll_write(context, bytes),
+        }
+    }
+
+    fn poll_flush(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        match &mut self.transport {
+            Transport::Tls(tls) => Pin::new(tls.as_mut()).poll_flush(context),
+            Transport::Unix(socket) => Pin::new(socket).poll_flush(context),
+        }
+    }
+
+    fn poll_shutdown(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        match &mut self.transport {
+            Transport::Tls(tls) => Pin::new(tls.as_mut()).poll_shutdown(context),
+            Transport::Unix(socket) => Pin::new(socket).poll_shutdown(context),
+        }
+    }
+}
+
+/// All of TLS' round trips on a bad line.
+const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
+/// Handshakes cost a signature each; beyond this the rest waits outside.
+const HANDSHAKES_MAX: usize = 256;
+/// Some 50 KiB each.
+const CONNECTIONS_MAX: usize = 20_000;
+/// Handshakes and anonymous connections of one address, which may be a proxy's.
+const PER_SOURCE_MAX: usize = 512;
+const _: () = assert!(HANDSHAKES_MAX < PER_SOURCE_MAX && PER_SOURCE_MAX < CONNECTIONS_MAX);
+/// A sign-in or a join takes seconds; who stays longer dials again.
+const ANONYMOUS_LIFE: Duration = Duration::from_secs(120);
+/// Longer than any certificate of a machine; timers don't take more.
+const LIFE_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
+/// Connections accepted and not yet served.
+const READY_AHEAD: usize = 64;
+/// When descriptors run out, others must end first.
+const AFTER_ACCEPT_ERROR: Duration = Duration::from_millis(100);

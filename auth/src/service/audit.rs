@@ -1,0 +1,262 @@
+//! `Audit`: events and recordings come in from machines and go out to people. With the rule `session: list, read`
+//! somebody sees all recordings; everybody sees those of their own sessions. A recording is given out only after the
+//! event that says so is durable.
+
+use std::sync::Arc;
+
+use net::shutdown::Shutdown;
+use proto::event::SessionRecordingAccess;
+use proto::recording::Summary;
+use proto::rpc::audit_server::Audit;
+use proto::rpc::upload_request::Part;
+use proto::rpc::{
+    AppendRequest, AppendResponse, DownloadRequest, EventLine, ListRecordingsRequest,
+    ListRecordingsResponse, RecordingChunk, RecordingStatusRequest, SearchRequest, SearchResponse,
+    TailRequest, UploadRequest, UploadResponse,
+};
+use tokio::io::AsyncReadExt as _;
+use tonic::{Request, Response, Status, Streaming};
+use tracing::warn;
+
+use super::caller::{Caller, Gate};
+use super::{Answers, SILENCE_MAX, Sender, answers};
+use crate::fault::Fault;
+use crate::log::{Filter, Log, SEARCH_MAX, Sequenced};
+use crate::recordings::{Opened, Progress, Recordings, Upload};
+
+#[derive(Debug)]
+pub(crate) struct AuditService {
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) log: Log,
+    pub(crate) recordings: Arc<Recordings>,
+    pub(crate) shutdown: Shutdown,
+}
+
+#[tonic::async_trait]
+impl Audit for AuditService {
+    type TailStream = Answers<EventLine>;
+    type DownloadRecordingStream = Answers<RecordingChunk>;
+
+    async fn append(
+        &self,
+        request: Request<AppendRequest>,
+    ) -> Result<Response<AppendResponse>, Status> {
+        let host = self.gate.host(&request)?;
+        let events = request
+            .into_inner()
+            .events
+            .into_iter()
+            .map(|event| Sequenced { sequence: event.sequence, json: event.json })
+            .collect();
+        let acknowledged = self.log.append(&host, events).await.map_err(Fault::from)?;
+        Ok(Response::new(AppendResponse { acknowledged }))
+    }
+
+    async fn search(
+        &self,
+        request: Request<SearchRequest>,
+    ) -> Result<Response<SearchResponse>, Status> {
+        self.gate.administrator(&request, "event", "list")?;
+        let search = request.into_inner();
+        let filter = Filter {
+            names: names(search.types)?,
+            user: search.user,
+            sid: search.session,
+            since_ms: (search.since != 0).then_some(search.since),
+            until_ms: (search.until != 0).then_some(search.until),
+        };
+        let limit = match search.limit {
+            0 => SEARCH_DEFAULT,
+            limit => usize::try_from(limit).unwrap_or(SEARCH_MAX),
+        };
+        let events = self.log.search(filter, limit).await.map_err(Fault::from)?;
+        Ok(Response::new(SearchResponse { events: events.into() }))
+    }
+
+    async fn tail(
+        &self,
+        request: Request<TailRequest>,
+    ) -> Result<Response<Self::TailStream>, Status> {
+        let caller = self.gate.administrator(&request, "event", "list")?;
+        let tail = request.into_inner();
+        let filter = Filter { names: names(tail.types)?, user: tail.user, ..Filter::default() };
+        let mut follow = self.log.follow(filter);
+        let (gate, shutdown) = (self.gate.clone(), self.shutdown.clone());
+        let (sender, receiver) = answers();
+        tokio::spawn(async move {
+            loop {
+                let next = tokio::select! {
+                    next = follow.next() => next,
+                    () = sender.closed() => return,
+                    () = shutdown.stopped() => return,
+                };
+                // Roles and locks may have changed since the stream was opened.
+                let allowed = gate.check(&caller, "event", "list");
+                let lines = match allowed.and_then(|()| Ok(next?)) {
+                    Ok(lines) => lines,
+                    Err(fault) => {
+                        sender.send(Err(fault.into())).await.ok();
+                        return;
+                    }
+                };
+                for json in lines {
+                    if sender.send(Ok(EventLine { json })).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        });
+        Ok(Response::new(receiver))
+    }
+
+    async fn upload_recording(
+        &self,
+        request: Request<Streaming<UploadRequest>>,
+    ) -> Result<Response<UploadResponse>, Status> {
+        let host = self.gate.node(&request)?;
+        let mut stream = request.into_inner();
+        let Some(Part::Head(head)) = next_part(&mut stream).await? else {
+            return Err(Fault::Invalid("an upload begins with its head".into()).into());
+        };
+        let opened = self.recordings.begin(&host, &head.sid, &head.summary_json).await?;
+        let progress = match opened {
+            Opened::Complete(progress) => progress,
+            Opened::Upload(upload) => self.receive(*upload, &mut stream).await?,
+        };
+        Ok(Response::new(answer(progress)))
+    }
+
+    async fn recording_status(
+        &self,
+        request: Request<RecordingStatusRequest>,
+    ) -> Result<Response<UploadResponse>, Status> {
+        let host = self.gate.node(&request)?;
+        let progress = self.recordings.progress(&host, &request.get_ref().sid).await?;
+        Ok(Response::new(answer(progress)))
+    }
+
+    async fn list_recordings(
+        &self,
+        request: Request<ListRecordingsRequest>,
+    ) -> Result<Response<ListRecordingsResponse>, Status> {
+        let caller = self.gate.person(&request)?;
+        let sees_all = self.gate.check(&caller, "session", "list").is_ok();
+        let request = request.into_inner();
+        let limit = match request.limit {
+            0 => RECORDINGS_DEFAULT,
+            limit => usize::try_from(limit).unwrap_or(RECORDINGS_MAX).min(RECORDINGS_MAX),
+        };
+        let wanted = |summary: &Summary| sees_all || took_part(&caller, summary);
+        let (since, until) = (request.since, request.until);
+        let summaries = self.recordings.list(since, until, wanted, limit).await?;
+        Ok(Response::new(ListRecordingsResponse { summaries }))
+    }
+
+    async fn download_recording(
+        &self,
+        request: Request<DownloadRequest>,
+    ) -> Result<Response<Self::DownloadRecordingStream>, Status> {
+        let caller = self.gate.person(&request)?;
+        let found = self.recordings.find(&request.get_ref().sid).await;
+        let sees_all = self.gate.check(&caller, "session", "read");
+        let (summary, path) = match (found, sees_all) {
+            (Ok(found), Ok(())) => found,
+            (Ok(found), Err(_)) if took_part(&caller, &found.0) => found,
+            (Err(fault), Ok(())) => return Err(fault.into()),
+            // Missing and forbidden read the same.
+            (Ok(_) | Err(_), Err(_)) => {
+                return Err(Fault::Missing("a recording of this session".into()).into());
+            }
+        };
+        let access = SessionRecordingAccess { actor: caller.actor(), sid: summary.sid };
+        self.log.record([access.into()]).await.map_err(Fault::from)?;
+        let file = tokio::fs::File::open(&path)
+            .await
+            .map_err(|error| Fault::Internal(format!("{}: {error}", path.display())))?;
+        let (sender, receiver) = answers();
+        tokio::spawn(send_file(file, sender));
+        Ok(Response::new(receiver))
+    }
+}
+
+impl AuditService {
+    /// Takes in the pieces until the seal. Whatever ends the stream before it, what came is kept.
+    async fn receive(
+        &self,
+        mut upload: Upload,
+        stream: &mut Streaming<UploadRequest>,
+    ) -> Result<Progress, Status> {
+        loop {
+            match next_part(stream).await {
+                Ok(Some(Part::Chunk(chunk))) => upload.append(&chunk).await?,
+                Ok(Some(Part::Seal(seal))) => {
+                    return Ok(self.recordings.seal(upload, seal.length, &seal.sha256).await?);
+                }
+                Ok(Some(Part::Head(_))) => {
+                    return Err(Fault::Invalid("an upload has one head".into()).into());
+                }
+                Ok(None) => return Ok(upload.interrupt().await?),
+                Err(status) => {
+                    let kept = upload.interrupt().await?;
+                    warn!(stored = kept.stored_bytes, "an upload broke off");
+                    return Err(status);
+                }
+            }
+        }
+    }
+}
+
+async fn next_part(stream: &mut Streaming<UploadRequest>) -> Result<Option<Part>, Status> {
+    match tokio::time::timeout(SILENCE_MAX, stream.message()).await {
+        Ok(Ok(Some(UploadRequest { part: Some(part) }))) => Ok(Some(part)),
+        Ok(Ok(Some(UploadRequest { part: None }))) => {
+            Err(Fault::Invalid("a message of an unknown kind".into()).into())
+        }
+        Ok(Ok(None)) => Ok(None),
+        Ok(Err(status)) => Err(status),
+        Err(_) => Err(Status::deadline_exceeded("nothing came for a while")),
+    }
+}
+
+async fn send_file(mut file: tokio::fs::File, sender: Sender<RecordingChunk>) {
+    loop {
+        let mut data = vec![0; DOWNLOAD_CHUNK_BYTES];
+        let chunk = match file.read(&mut data).await {
+            Ok(0) => return,
+            Ok(read) => {
+                data.truncate(read);
+                Ok(RecordingChunk { data })
+            }
+            Err(error) => {
+                tracing::error!(%error, "a recording cannot be read");
+                Err(Status::internal("the recording cannot be read"))
+            }
+        };
+        let failed = chunk.is_err();
+        if sender.send(chunk).await.is_err() || failed {
+            return;
+        }
+    }
+}
+
+fn took_part(caller: &Caller, summary: &Summary) -> bool {
+    caller.user().is_some_and(|user| *user == summary.user)
+}
+
+fn answer(progress: Progress) -> UploadResponse {
+    UploadResponse { stored_bytes: progress.stored_bytes, complete: progress.complete }
+}
+
+/// Bounded, because each becomes a part of a query.
+fn names(types: Vec<String>) -> Result<Vec<String>, Fault> {
+    if types.len() > proto::event::NAMES.len() {
+        return Err(Fault::Invalid("more types of events than there are".into()));
+    }
+    Ok(types)
+}
+
+const SEARCH_DEFAULT: usize = 100;
+const RECORDINGS_DEFAULT: usize = 100;
+/// A summary has some 500 bytes, a long command apart: this stays within a message.
+const RECORDINGS_MAX: usize = 2_000;
+const DOWNLOAD_CHUNK_BYTES: usize = 64 * 1024;

@@ -1,0 +1,169 @@
+//! Who calls, and may they? The connection's proof (a verified certificate, or the kernel's word about the other end of
+//! the local socket) becomes a [`Caller`] here and nowhere else.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use pki::{HostIdentity, Identity, UserIdentity};
+use policy::{Decision, Request as Question, decide};
+use proto::event::Actor;
+use proto::id::UserName;
+use proto::resource::HostRole;
+use tonic::Request;
+use tracing::info;
+
+use crate::clock::Clock;
+use crate::fault::Fault;
+use crate::limits::CallLimit;
+use crate::snapshot::Snapshots;
+
+/// What a connection has proven. Put beside each request by the server.
+#[derive(Debug, Clone)]
+pub(crate) struct Peer {
+    /// None on the local socket.
+    pub(crate) from: Option<SocketAddr>,
+    pub(crate) proof: Proof,
+}
+
+/// See [`Peer`].
+#[derive(Debug, Clone)]
+pub(crate) enum Proof {
+    /// No client certificate.
+    Anonymous,
+    Certificate(Arc<Identity>),
+    /// Root or our own user, on the local socket.
+    LocalAdmin,
+}
+
+/// Who calls.
+#[derive(Debug, Clone)]
+pub(crate) enum Caller {
+    LocalAdmin,
+    User { identity: Box<UserIdentity>, from: String },
+}
+
+impl Caller {
+    /// For the event of what they do.
+    pub(crate) fn actor(&self) -> Actor {
+        match self {
+            Self::LocalAdmin => local_admin(),
+            Self::User { identity, from } => {
+                Actor { user: identity.user().to_string(), addr_remote: from.clone() }
+            }
+        }
+    }
+
+    pub(crate) fn user(&self) -> Option<&UserName> {
+        match self {
+            Self::LocalAdmin => None,
+            Self::User { identity, .. } => Some(identity.user()),
+        }
+    }
+}
+
+/// The auth host's administrator, and auth itself.
+pub(crate) fn local_admin() -> Actor {
+    Actor { user: "local-admin".into(), addr_remote: String::new() }
+}
+
+/// Asks who calls and whether they may.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    pub(crate) clock: Clock,
+    pub(crate) limit: CallLimit,
+    pub(crate) snapshots: Arc<Snapshots>,
+}
+
+impl Gate {
+    /// Anybody, within the limits. Gives the address for events.
+    pub(crate) fn anybody<T>(&self, request: &Request<T>) -> Result<String, Fault> {
+        match peer(request)?.from {
+            Some(from) => {
+                self.limit.take(from.ip())?;
+                Ok(from.to_string())
+            }
+            None => Ok(String::new()),
+        }
+    }
+
+    /// A machine of the cluster.
+    pub(crate) fn host<T>(&self, request: &Request<T>) -> Result<HostIdentity, Fault> {
+        let Proof::Certificate(identity) = &peer(request)?.proof else {
+            return Err(Fault::Unproven("this needs a machine's certificate"));
+        };
+        match &**identity {
+            Identity::Host(host) if host.valid_until() > self.clock.now() => Ok(host.clone()),
+            Identity::Host(_) => Err(Fault::Unproven(EXPIRED)),
+            Identity::User(_) => Err(Fault::Denied("this is for machines only".into())),
+        }
+    }
+
+    /// A node of the cluster.
+    pub(crate) fn node<T>(&self, request: &Request<T>) -> Result<HostIdentity, Fault> {
+        let host = self.host(request)?;
+        if host.has_role(HostRole::Node) {
+            return Ok(host);
+        }
+        Err(Fault::Denied("this is for nodes only".into()))
+    }
+
+    /// The auth host's administrator, and nobody else.
+    pub(crate) fn local_admin<T>(&self, request: &Request<T>) -> Result<Caller, Fault> {
+        match peer(request)?.proof {
+            Proof::LocalAdmin => Ok(Caller::LocalAdmin),
+            Proof::Anonymous | Proof::Certificate(_) => Err(Fault::Denied(
+                "this is for the administrator of the auth host only: run it there as root".into(),
+            )),
+        }
+    }
+
+    /// A person, whatever they may.
+    pub(crate) fn person<T>(&self, request: &Request<T>) -> Result<Caller, Fault> {
+        let peer = peer(request)?;
+        match &peer.proof {
+            Proof::LocalAdmin => Ok(Caller::LocalAdmin),
+            Proof::Anonymous => Err(Fault::Unproven("sign in first: run `tsh login`")),
+            Proof::Certificate(identity) => match &**identity {
+                Identity::User(user) if user.valid_until() > self.clock.now() => {
+                    let from = peer.from.map(|from| from.to_string()).unwrap_or_default();
+                    Ok(Caller::User { identity: Box::new(user.clone()), from })
+                }
+                Identity::User(_) => Err(Fault::Unproven(EXPIRED)),
+                Identity::Host(_) => Err(Fault::Denied("this is for people only".into())),
+            },
+        }
+    }
+
+    /// A person who may do `verb` on `resource`.
+    pub(crate) fn administrator<T>(
+        &self,
+        request: &Request<T>,
+        resource: &str,
+        verb: &str,
+    ) -> Result<Caller, Fault> {
+        let caller = self.person(request)?;
+        self.check(&caller, resource, verb)?;
+        Ok(caller)
+    }
+
+    /// Whether the caller may (still) do `verb` on `resource`.
+    pub(crate) fn check(&self, caller: &Caller, resource: &str, verb: &str) -> Result<(), Fault> {
+        let Caller::User { identity, .. } = caller else { return Ok(()) };
+        let question = Question::Administer { resource, verb };
+        match decide(&self.snapshots.current().policy, identity, &question, self.clock.now()) {
+            Decision::Permit(_) => Ok(()),
+            Decision::Denial(denial) => {
+                info!(user = %identity.user(), resource, verb, reason = %denial, "denied");
+                Err(Fault::Denied(format!(
+                    "access denied: your roles do not allow to {verb} {resource}"
+                )))
+            }
+        }
+    }
+}
+
+fn peer<T>(request: &Request<T>) -> Result<&Peer, Fault> {
+    request.extensions().get().ok_or_else(|| Fault::Internal("a request without a peer".into()))
+}
+
+const EXPIRED: &str = "the certificate has expired";
