@@ -255,6 +255,8 @@ const TRIM_BLOCK_BYTES: usize = 64 * 1024;
 
 #[cfg(test)]
 mod tests {
+    use proto::rpc;
+
     use super::*;
     use crate::recorder::note::tests::note as some_note;
     use crate::ssh::tests::fixture::MemoryAudit;
@@ -290,6 +292,143 @@ mod tests {
         recover(dir.path(), &MemoryAudit::default()).await.unwrap();
         let after = Note::read(&note::note_path(dir.path(), note.sid())).unwrap();
         assert_eq!((after.is_complete(), after.summary().length), (true, 0));
+    }
+
+    /// Auth's half of uploads: takes so many bytes per call, then breaks off.
+    #[derive(Debug, Default)]
+    struct Store {
+        bytes: std::sync::Mutex<Vec<u8>>,
+        breaks_after: std::sync::Mutex<Option<usize>>,
+        sealed: std::sync::atomic::AtomicBool,
+    }
+
+    #[derive(Debug, Clone, Default)]
+    struct Auth(Arc<Store>);
+
+    type Answer<T> = Result<tonic::Response<T>, tonic::Status>;
+    type Nothing<T> = tokio_stream::Empty<Result<T, tonic::Status>>;
+
+    fn unused<T>() -> Answer<T> {
+        Err(tonic::Status::unimplemented("not in this test"))
+    }
+
+    #[tonic::async_trait]
+    impl rpc::audit_server::Audit for Auth {
+        type TailStream = Nothing<rpc::EventLine>;
+        type DownloadRecordingStream = Nothing<rpc::RecordingChunk>;
+
+        async fn append(
+            &self,
+            _: tonic::Request<rpc::AppendRequest>,
+        ) -> Answer<rpc::AppendResponse> {
+            unused()
+        }
+        async fn search(
+            &self,
+            _: tonic::Request<rpc::SearchRequest>,
+        ) -> Answer<rpc::SearchResponse> {
+            unused()
+        }
+        async fn tail(&self, _: tonic::Request<rpc::TailRequest>) -> Answer<Self::TailStream> {
+            unused()
+        }
+        async fn list_recordings(
+            &self,
+            _: tonic::Request<rpc::ListRecordingsRequest>,
+        ) -> Answer<rpc::ListRecordingsResponse> {
+            unused()
+        }
+        async fn download_recording(
+            &self,
+            _: tonic::Request<rpc::DownloadRequest>,
+        ) -> Answer<Self::DownloadRecordingStream> {
+            unused()
+        }
+        async fn recording_status(
+            &self,
+            _: tonic::Request<RecordingStatusRequest>,
+        ) -> Answer<rpc::UploadResponse> {
+            let stored_bytes = self.0.bytes.lock().unwrap().len() as u64;
+            let complete = self.0.sealed.load(std::sync::atomic::Ordering::SeqCst);
+            Ok(tonic::Response::new(rpc::UploadResponse { stored_bytes, complete }))
+        }
+        async fn upload_recording(
+            &self,
+            request: tonic::Request<tonic::Streaming<UploadRequest>>,
+        ) -> Answer<rpc::UploadResponse> {
+            let mut parts = request.into_inner();
+            let mut seal = None;
+            while let Some(part) = parts.message().await? {
+                match part.part.unwrap() {
+                    Part::Head(head) => assert!(!head.summary_json.is_empty()),
+                    Part::Chunk(chunk) => {
+                        let mut bytes = self.0.bytes.lock().unwrap();
+                        bytes.extend_from_slice(&chunk);
+                        let mut breaks = self.0.breaks_after.lock().unwrap();
+                        if breaks.is_some_and(|most| bytes.len() >= most) {
+                            *breaks = None;
+                            return Err(tonic::Status::unavailable("gone"));
+                        }
+                    }
+                    Part::Seal(part) => seal = Some(part),
+                }
+            }
+            let bytes = self.0.bytes.lock().unwrap();
+            let seal = seal.unwrap();
+            let complete = seal.length == bytes.len() as u64
+                && seal.sha256 == Sha256::digest(&*bytes).to_vec();
+            self.0.sealed.store(complete, std::sync::atomic::Ordering::SeqCst);
+            let stored_bytes = bytes.len() as u64;
+            Ok(tonic::Response::new(rpc::UploadResponse { stored_bytes, complete }))
+        }
+    }
+
+    async fn serve(auth: Auth) -> Channel {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+        let service = rpc::audit_server::AuditServer::new(auth);
+        let server = tonic::transport::Server::builder().add_service(service);
+        tokio::spawn(server.serve_with_incoming(incoming));
+        Channel::from_shared(format!("http://{address}")).unwrap().connect_lazy()
+    }
+
+    #[tokio::test]
+    async fn an_upload_goes_on_where_it_broke_and_only_then_is_the_file_deleted() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut note = some_note();
+        let path = note::cast_path(dir.path(), note.sid());
+        let recording: Vec<u8> = (0..1_500_000_u32).map(|n| n.to_le_bytes()[1]).collect();
+        std::fs::write(&path, &recording).unwrap();
+        note.complete(recording.len() as u64, false);
+        note.write(dir.path()).unwrap();
+        let auth = Auth::default();
+        *auth.0.breaks_after.lock().unwrap() = Some(2 * CHUNK_BYTES);
+        let channel = serve(auth.clone()).await;
+        assert!(!upload_all(dir.path(), &channel).await, "broken off");
+        assert!(path.exists(), "not confirmed, so not deleted");
+        assert!(upload_all(dir.path(), &channel).await);
+        assert_eq!(*auth.0.bytes.lock().unwrap(), recording);
+        assert!(!path.exists());
+        assert_eq!(note::all(dir.path()).unwrap(), []);
+    }
+
+    #[tokio::test]
+    async fn what_auth_does_not_confirm_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut note = some_note();
+        let path = note::cast_path(dir.path(), note.sid());
+        std::fs::write(&path, b"recording").unwrap();
+        note.complete(9, false);
+        note.write(dir.path()).unwrap();
+        let auth = Auth::default();
+        auth.0.bytes.lock().unwrap().extend_from_slice(b"other");
+        let channel = serve(auth.clone()).await;
+        assert!(!upload_all(dir.path(), &channel).await);
+        assert!(path.exists());
+        auth.0.bytes.lock().unwrap().extend_from_slice(b"and much longer than ours");
+        assert!(!upload_all(dir.path(), &channel).await);
+        assert!(path.exists());
     }
 
     #[tokio::test]

@@ -126,6 +126,18 @@ pub(crate) async fn reject(connection: &Connection, user: &str, login: &Login, r
     record(connection, event.into()).await;
 }
 
+/// Makes the event of a subsystem that this node does not have.
+pub(crate) async fn refuse_subsystem(connection: &Connection, name: &str) {
+    let Some(admitted) = connection.admitted() else { return };
+    let event = event::Subsystem {
+        session: admitted.session.facts(),
+        name: printable(name),
+        exit_error: "no such subsystem".to_owned(),
+    };
+    // Logged inside; refused either way.
+    drop(admitted.session.record_outcome(event).await);
+}
+
 async fn record(connection: &Connection, body: event::Body) {
     let name = body.name();
     if let Err(error) = connection.node.audit.record(body, 0).await {

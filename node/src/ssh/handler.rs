@@ -244,6 +244,7 @@ impl russh::server::Handler for Handler {
             return self.begin(id, Ask::Sftp, session).await;
         }
         self.setups.remove(&id);
+        auth::refuse_subsystem(&self.connection, name).await;
         session.channel_failure(id)?;
         session.close(id)
     }

@@ -410,10 +410,14 @@ impl Over<'_> {
             Some(recording) => recording.finish(self.note.clone()).await.unwrap_or(true),
             None => false,
         };
-        let exec = async {
-            if let Ask::Command(_) = self.ask {
-                drop(session.record_outcome(self.exec()).await);
-            }
+        let what = async {
+            let event: event::Body = match self.ask {
+                Ask::Command(_) => self.exec().into(),
+                Ask::Sftp => self.subsystem().into(),
+                Ask::Shell => return,
+            };
+            // Logged inside; what happened has happened.
+            drop(session.record_outcome(event).await);
         };
         let data = event::SessionData { session: session.facts(), tx: self.tx, rx: self.rx };
         let end = event::SessionEnd {
@@ -428,7 +432,7 @@ impl Over<'_> {
         };
         let (data, end) = (session.record_outcome(data), session.record_outcome(end));
         // Together: they share one sync of the spool.
-        let ((), _, end) = tokio::join!(exec, data, end);
+        let ((), _, end) = tokio::join!(what, data, end);
         if recorded {
             node.finished_recordings.notify_one();
         } else if end.is_ok()
@@ -439,19 +443,29 @@ impl Over<'_> {
     }
 
     fn exec(&self) -> event::Exec {
-        let (code, error) = match self.status {
-            Some(status) => match (status.code(), status.signal()) {
-                (Some(0), _) => (0, String::new()),
-                (Some(code), _) => (code, format!("exit status {code}")),
-                (None, signal) => (255, format!("killed by signal {}", signal.unwrap_or(0))),
-            },
-            None => (255, "the command did not end".to_owned()),
-        };
+        let (code, error) = self.outcome();
         event::Exec {
             session: self.session.facts(),
             command: self.ask.command_text(),
             exit_code: code.to_string(),
             exit_error: error,
+        }
+    }
+
+    fn subsystem(&self) -> event::Subsystem {
+        let (_, exit_error) = self.outcome();
+        event::Subsystem { session: self.session.facts(), name: "sftp".into(), exit_error }
+    }
+
+    /// Exit code, and what went wrong.
+    fn outcome(&self) -> (i32, String) {
+        match self.status {
+            Some(status) => match (status.code(), status.signal()) {
+                (Some(0), _) => (0, String::new()),
+                (Some(code), _) => (code, format!("exit status {code}")),
+                (None, signal) => (255, format!("killed by signal {}", signal.unwrap_or(0))),
+            },
+            None => (255, "the program did not end".to_owned()),
         }
     }
 }

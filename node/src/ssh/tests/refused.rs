@@ -4,7 +4,7 @@ use pki::authority::{AuthorityKind, SshAuthority, Validity};
 use proto::event::Body;
 use russh::keys::PrivateKeyWithHashAlg;
 
-use super::fixture::{Cluster, Person, hour, listen, own_login, refusal};
+use super::fixture::{Cluster, Person, WAIT, hour, listen, own_login, refusal};
 use crate::ssh::auth::NO_CERTIFICATE;
 
 const DENIED: &str = "access denied: your roles do not allow this here \
@@ -153,5 +153,11 @@ async fn unknown_subsystems_and_x11_are_refused() {
     let mut channel = handle.channel_open_session().await.unwrap();
     channel.request_subsystem(true, "netconf").await.unwrap();
     assert!(listen(&mut channel).await.refused);
+    let body = cluster.audit.wait("subsystem").await;
+    assert_eq!(body.code(), "T3001E");
+    let mut channel = handle.channel_open_session().await.unwrap();
+    channel.request_x11(true, false, "MIT-MAGIC-COOKIE-1", "00", 0).await.unwrap();
+    let answer = tokio::time::timeout(WAIT, channel.wait()).await.unwrap();
+    assert!(matches!(answer, Some(russh::ChannelMsg::Failure)), "{answer:?}");
     assert!(!cluster.audit.names().contains(&"session.start"));
 }

@@ -140,9 +140,13 @@ async fn a_lock_ends_what_runs_and_says_so() {
     // An orphan is init's to reap; dead it is in any case.
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
     assert!(stat.is_err() || stat.unwrap().contains(") Z "));
-    timeout(WAIT, async { while !handle.is_closed() { tokio::task::yield_now().await } })
-        .await
-        .unwrap();
+    timeout(WAIT, async {
+        while !handle.is_closed() {
+            tokio::task::yield_now().await
+        }
+    })
+    .await
+    .unwrap();
 }
 
 #[tokio::test]
@@ -213,9 +217,13 @@ async fn a_connection_is_forwarded_with_half_close() {
         });
         ports.collect::<Vec<_>>()
     };
-    timeout(WAIT, async { while phases().len() < 2 { tokio::task::yield_now().await } })
-        .await
-        .unwrap();
+    timeout(WAIT, async {
+        while phases().len() < 2 {
+            tokio::task::yield_now().await
+        }
+    })
+    .await
+    .unwrap();
     assert_eq!(phases(), [(PortPhase::Start, true), (PortPhase::Stop, true)]);
 }
 
