@@ -49,7 +49,7 @@ enum Command {
     /// Print a completion script for a shell.
     Completion { shell: clap_complete::Shell },
     /// Serve SFTP on standard input and output, as the node starts it for a session.
-    #[command(name = node::SFTP_COMMAND, hide = true)]
+    #[command(name = "sftp-server", hide = true)]
     SftpServer,
 }
 
@@ -65,9 +65,9 @@ struct StartArgs {
     #[arg(long, value_name = "TOKEN|FILE", env = "POSTERN_TOKEN", hide_env_values = true)]
     token: Option<String>,
     /// Where auth listens.
-    #[arg(long, value_name = "HOST:PORT", conflicts_with = "proxy")]
+    #[arg(long, value_name = "HOST:PORT")]
     auth_server: Option<String>,
-    /// A proxy of the cluster: auth is reached through it.
+    /// A proxy of the cluster: a node's tunnel goes there, and auth is reached through it unless --auth-server is given.
     #[arg(long, value_name = "HOST:PORT")]
     proxy: Option<String>,
     /// Pin of the cluster's host authority, as `tctl status` prints it.
@@ -80,7 +80,7 @@ struct StartArgs {
     #[arg(long, value_parser = parse_labels, value_name = "K=V,..")]
     labels: Option<Labels>,
     /// Where state is kept [default: /var/lib/postern, or ~/.local/state/postern when not root].
-    #[arg(short, long, value_name = "DIR", env = "POSTERN_DATA_DIR")]
+    #[arg(long, value_name = "DIR", env = "POSTERN_DATA_DIR")]
     data_dir: Option<PathBuf>,
     /// Serve /healthz, /readyz and /metrics here.
     #[arg(long, value_name = "ADDR:PORT")]

@@ -20,7 +20,7 @@ const ANSWER_BYTES_MAX: u64 = 1024 * 1024;
 #[derive(Debug, clap::Args)]
 pub(crate) struct StatusArgs {
     /// Where the daemon keeps its state.
-    #[arg(short, long, value_name = "DIR", env = "POSTERN_DATA_DIR")]
+    #[arg(long, value_name = "DIR", env = "POSTERN_DATA_DIR")]
     data_dir: Option<PathBuf>,
     /// text or json.
     #[arg(short, long, default_value = "text", value_parser = ["text", "json"])]

@@ -129,7 +129,7 @@ fn known_version(text: &str) -> Result<(), String> {
 }
 
 fn read_global(section: &mut Section<'_>, raw: &mut RawConfig) {
-    raw.nodename = section.text("nodename", NodeName::parse);
+    raw.nodename = section.text("nodename", str::parse::<NodeName>);
     raw.data_dir = section.text("data_dir", absolute_path);
     raw.diag_addr = section.text("diag_addr", listen_address(None));
     raw.auth_token = section.text("auth_token", any_text);
@@ -152,7 +152,7 @@ fn read_global(section: &mut Section<'_>, raw: &mut RawConfig) {
 fn read_services(section: &mut Section<'_>, raw: &mut RawConfig) {
     section.section("auth_service", |auth| {
         raw.auth.enabled = auth.flag("enabled");
-        raw.auth.cluster_name = auth.text("cluster_name", ClusterName::parse);
+        raw.auth.cluster_name = auth.text("cluster_name", str::parse::<ClusterName>);
         raw.auth.listen_addr = auth.text("listen_addr", listen_address(Some(AUTH_PORT)));
         raw.auth.public_addr =
             auth.texts("public_addr", |text| host_port(text, AUTH_PORT)).unwrap_or_default();
@@ -232,6 +232,9 @@ fn settle(
             "auth does not run here: say where it is with --auth-server, or pass --proxy",
         ));
     }
+    if run_node && !run_proxy && join.proxy_server.is_none() {
+        mistakes.push(plain("a node is reached through a proxy: say which with --proxy"));
+    }
     if run_proxy && !run_auth && join.auth_server.is_none() {
         mistakes.push(plain("a proxy without auth beside it needs --auth-server"));
     }
@@ -253,7 +256,7 @@ fn settle(
             environment_allow: raw
                 .node
                 .environment_allow
-                .unwrap_or_else(node::default_environment_allow),
+                .unwrap_or_else(node::environment_allow_default),
         }),
     })
 }
