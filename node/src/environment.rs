@@ -1,8 +1,6 @@
 //! The environment of a session: what the system gives, and the few variables that a client may send. Names that change
 //! how programs load or run code are refused whatever the allow-list says. Pure. Called by [`crate::ssh`].
 
-use std::path::Path;
-
 use crate::account::Account;
 
 /// Which variables clients may send.
@@ -57,7 +55,6 @@ pub(crate) struct Given<'a> {
     pub(crate) client: (&'a str, &'a str),
     /// Terminal type and device, with a terminal.
     pub(crate) terminal: Option<(&'a str, &'a str)>,
-    pub(crate) agent_socket: Option<&'a Path>,
 }
 
 /// The whole environment. System values come last, so that a client's can't stand in their place.
@@ -87,9 +84,6 @@ pub(crate) fn compose(
     if let Some((kind, device)) = given.terminal {
         set("TERM", kind.into());
         set("SSH_TTY", device.into());
-    }
-    if let Some(socket) = given.agent_socket {
-        set("SSH_AUTH_SOCK", socket.into());
     }
     all
 }
@@ -198,7 +192,6 @@ mod tests {
             session_id: "s",
             client: ("192.0.2.7", "4711"),
             terminal: Some(("xterm", "/dev/pts/3")),
-            agent_socket: None,
         };
         let client = [("LANG".to_owned(), "C".to_owned()), ("TERM".to_owned(), "x".to_owned())];
         let all = compose(&given, &client);

@@ -95,31 +95,7 @@ pub(crate) async fn start(
         return Err(NOT_POSSIBLE.to_owned());
     }
     let counted = connection.node.count_session();
-    let client = connection.client.ip_text();
-    let port = connection.client.port.to_string();
-    let given = Given {
-        account: &admitted.account,
-        session_id: session.id().as_str(),
-        client: (&client, &port),
-        terminal: setup
-            .terminal
-            .as_ref()
-            .zip(terminal.as_ref())
-            .map(|(wanted, terminal)| (wanted.term.as_str(), terminal.name.as_str())),
-        agent_socket: None,
-    };
-    let mut environment = environment::compose(&given, &setup.environment);
-    let program = match &ask {
-        Ask::Command(line) => Program::Command(line),
-        Ask::Shell => Program::Shell,
-        Ask::Sftp => Program::Sftp(&connection.node.helper),
-    };
-    if ask == Ask::Sftp && session.is_strict() {
-        environment.push((crate::sftp::STRICT_VARIABLE.to_owned(), "1".into()));
-    }
-    let account = &admitted.account;
-    let serves = &connection.node.serves;
-    let started = process::start(Start { account, serves, program, environment, terminal });
+    let started = start_program(connection, &session, &setup, &ask, &admitted.account, terminal);
     match started {
         Ok(process) => Ok(Running {
             connection: connection.clone(),
@@ -141,6 +117,40 @@ pub(crate) async fn start(
             Err(format!("the program cannot be started: {error}"))
         }
     }
+}
+
+/// The program with its environment.
+fn start_program(
+    connection: &Connection,
+    session: &Session,
+    setup: &Setup,
+    ask: &Ask,
+    account: &Account,
+    terminal: Option<Terminal>,
+) -> io::Result<Process> {
+    let client = connection.client.ip_text();
+    let port = connection.client.port.to_string();
+    let given = Given {
+        account,
+        session_id: session.id().as_str(),
+        client: (&client, &port),
+        terminal: setup
+            .terminal
+            .as_ref()
+            .zip(terminal.as_ref())
+            .map(|(wanted, terminal)| (wanted.term.as_str(), terminal.name.as_str())),
+    };
+    let mut environment = environment::compose(&given, &setup.environment);
+    let program = match ask {
+        Ask::Command(line) => Program::Command(line),
+        Ask::Shell => Program::Shell,
+        Ask::Sftp => Program::Sftp(&connection.node.helper),
+    };
+    if *ask == Ask::Sftp && session.is_strict() {
+        environment.push((crate::sftp::STRICT_VARIABLE.to_owned(), "1".into()));
+    }
+    let serves = &connection.node.serves;
+    process::start(Start { account, serves, program, environment, terminal })
 }
 
 /// Everything that may say no.
