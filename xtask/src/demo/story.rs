@@ -217,7 +217,7 @@ const EXPECTED_EVENTS: &[(&str, usize)] = &[
     ("user.login", 1),
     ("session.start", 5),
     ("exec", 3),
-    ("session.rejected", 1),
+    ("auth", 1),
     ("sftp", 2),
     ("session.end", 5),
     ("session.upload", 2),
@@ -241,6 +241,9 @@ fn look_back(cluster: &Cluster, narrator: &mut Narrator) -> Result<()> {
         for (name, count) in tally(&events) {
             notes.output(&format!("{count:>4}  {name}"));
         }
+        let words = ["tctl", "--data-dir", &data, "events", "ls", "--limit", "12"];
+        let latest = cluster.run(notes, &words)?;
+        notes.output(&latest);
         let interactive = |e: &&Value| e["event"] == "session.end" && e["interactive"] == true;
         let sid = events.iter().find(interactive).and_then(|e| e["sid"].as_str());
         Ok(sid.context("no interactive session has ended")?.to_owned())
