@@ -28,8 +28,8 @@ pub(super) struct Janitor {
 
 impl Janitor {
     pub(super) fn start(dir: &Path) -> Result<Self> {
-        let program = std::env::current_exe().context("the path of this program")?;
-        let mut child = Command::new(program)
+        // Ourselves, also when a build has replaced the file meanwhile.
+        let mut child = Command::new("/proc/self/exe")
             .args(["janitor", "--dir"])
             .arg(dir)
             .stdin(Stdio::piped())

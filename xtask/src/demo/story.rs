@@ -11,8 +11,7 @@ use super::narrator::{Narrator, Notes};
 use super::terminal::{self, COLUMNS, ROWS};
 use crate::totp;
 
-/// What the demo's user may do: shells on nodes with `env: demo` as the logins that the user has, and see recordings
-/// and events.
+/// What the demo's user may do: sessions on nodes with `env: demo`, as the logins that the user has but one.
 const ROLE: &str = "kind: role
 version: v7
 metadata:
@@ -21,8 +20,6 @@ spec:
   allow:
     logins: ['{{internal.logins}}']
     node_labels: {env: demo}
-    rules:
-      - {resources: [session, event], verbs: [list, read]}
   deny:
     logins: [nobody]
 ";
