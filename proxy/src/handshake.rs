@@ -180,7 +180,7 @@ impl ResolvesServerCert for WebCertificates {
         let covers = |certified: &CertifiedKey, name: &ServerName<'_>| {
             certified
                 .end_entity_cert()
-                .and_then(|certificate| ParsedCertificate::try_from(certificate))
+                .and_then(ParsedCertificate::try_from)
                 .is_ok_and(|certificate| verify_server_name(&certificate, name).is_ok())
         };
         let public = name.and_then(|name| self.public.iter().find(|key| covers(key, &name)));

@@ -62,9 +62,10 @@ pub(crate) async fn control(
     let within = deadline.saturating_duration_since(Instant::now());
     let facts = greeting(frame::read(&mut tls, within).await?, &node)?;
     let (messages, queue) = mpsc::channel(MESSAGES_MAX);
+    // Before the welcome: the node may bring data connections as soon as it has read that.
+    let registration = core.register.enter(facts, messages.clone()).ok_or(TunnelError::TooMany)?;
     let welcome = FromProxy::Welcome { version: VERSION, pool: core.config.limits.pool_wanted };
     frame::write(&mut tls, &welcome, MESSAGE_WITHIN).await?;
-    let registration = core.register.enter(facts, messages.clone()).ok_or(TunnelError::TooMany)?;
     drop(admission);
     info!(node = %node.nodename(), host_id = %node.host_id(), "a tunnel stands");
     let (reader, writer) = tokio::io::split(tls);
