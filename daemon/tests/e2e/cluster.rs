@@ -149,7 +149,7 @@ impl Cluster {
             format!("  auth_server: 127.0.0.1:{auth}\n")
         };
         let config = format!(
-            "postern:\n  nodename: {name}\n  data_dir: {dir}/{name}\n{server}  auth_service:\n    enabled: {}\n    cluster_name: {CLUSTER}\n    listen_addr: 127.0.0.1:{auth}\n  proxy_service:\n    enabled: {}\n    web_listen_addr: 127.0.0.1:{web}\n    public_addr: localhost:{web}\n    listen_addr: 127.0.0.1:{jump}\n  ssh_service:\n    enabled: no\n",
+            "postern:\n  nodename: {name}-1\n  data_dir: {dir}/{name}\n{server}  auth_service:\n    enabled: {}\n    cluster_name: {CLUSTER}\n    listen_addr: 127.0.0.1:{auth}\n  proxy_service:\n    enabled: {}\n    web_listen_addr: 127.0.0.1:{web}\n    public_addr: localhost:{web}\n    listen_addr: 127.0.0.1:{jump}\n  ssh_service:\n    enabled: no\n",
             on("auth"),
             on("proxy"),
         );

@@ -51,7 +51,12 @@ fn recorded_uploaded_replayed() {
     assert_eq!(header["version"], 2);
     assert!(text.contains("marked-2"));
     // asciinema's own reader understands it.
-    let cat = Run::new("asciinema").arg("cat").arg(&flat).env("HOME", cluster.path()).wait().good();
+    let cat = format!("asciinema cat {}", flat.display());
+    let cat = Run::new("script")
+        .args(["-qec", &cat, "/dev/null"])
+        .env("HOME", cluster.path())
+        .wait()
+        .good();
     assert!(cat.text().contains("marked-2"));
     assert!(
         Run::new(program("tsh"))

@@ -95,7 +95,7 @@ fn an_expired_certificate() {
     crate::run::until("the certificate to expire", || (ssh().wait().code != 0).then_some(()));
     ssh().wait().refused("ermission denied");
     cluster.event("auth", |e| {
-        e["user"] == "expired" && e["error"].as_str().unwrap().contains("expired")
+        e["login"] == "root" && e["error"].as_str().unwrap().contains("expired")
     });
 }
 

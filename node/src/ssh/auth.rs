@@ -95,7 +95,13 @@ pub(crate) async fn note_silent_failure(connection: &Connection) {
     if connection.admitted().is_some() || told || login.is_empty() {
         return;
     }
-    fail(connection, "", &login, "no certificate that is valid now was offered").await;
+    fail(
+        connection,
+        "",
+        &login,
+        "no certificate that is valid now was offered: expired, not yet valid, or none",
+    )
+    .await;
 }
 
 async fn fail(connection: &Connection, user: &str, login: &str, reason: &str) {
