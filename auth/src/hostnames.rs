@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use proto::id::{ClusterName, HostId, NodeName};
 use proto::resource::HostRole;
+use sha2::{Digest as _, Sha256};
 
 use crate::fault::Fault;
 use crate::store::{Expect, Store, StoreError};
@@ -27,6 +28,25 @@ pub(crate) struct Holder<'a> {
     pub(crate) host_id: &'a HostId,
     pub(crate) nodename: &'a NodeName,
     pub(crate) role: HostRole,
+    /// The public key that is certified.
+    pub(crate) tls_public_key: &'a [u8],
+}
+
+impl Holder<'_> {
+    fn record(&self) -> Vec<u8> {
+        let key = hex::encode(Sha256::digest(self.tls_public_key));
+        format!("{} {key}", self.host_id).into_bytes()
+    }
+
+    /// Whether the name is this machine's: by its id, or by its key when it joins again because an answer was lost.
+    fn holds(&self, record: &[u8]) -> bool {
+        let (old, new) = (String::from_utf8_lossy(record), self.record());
+        let new = String::from_utf8_lossy(&new).into_owned();
+        match (old.split_once(' '), new.split_once(' ')) {
+            (Some((old_id, old_key)), Some((id, key))) => old_id == id || old_key == key,
+            _ => false,
+        }
+    }
 }
 
 impl Hostnames {
@@ -62,11 +82,16 @@ impl Hostnames {
         Ok(())
     }
 
-    /// Gives a machine's node name free.
-    pub(crate) async fn release(&self, holder: Holder<'_>) -> Result<(), Fault> {
-        let key = name_key(holder.role, &self.bare(holder.nodename.as_str()));
+    /// Gives a machine's node name free, if it is its own.
+    pub(crate) async fn release(
+        &self,
+        host_id: &HostId,
+        nodename: &NodeName,
+        role: HostRole,
+    ) -> Result<(), Fault> {
+        let key = name_key(role, &self.bare(nodename.as_str()));
         if let Some(item) = self.store.get(&key).await?
-            && item.value == holder.host_id.as_str().as_bytes()
+            && item.value.starts_with(format!("{host_id} ").as_bytes())
         {
             self.store.delete_if(&key, Expect::Revision(item.revision)).await?;
         }
@@ -82,13 +107,11 @@ impl Hostnames {
     async fn hold(&self, holder: Holder<'_>, own: &str, expires: i64) -> Result<(), Fault> {
         let key = name_key(holder.role, own);
         let expect = match self.store.get(&key).await? {
-            Some(item) if item.value == holder.host_id.as_str().as_bytes() => {
-                Expect::Revision(item.revision)
-            }
+            Some(item) if holder.holds(&item.value) => Expect::Revision(item.revision),
             Some(_) => return Err(taken(own, "another machine has it")),
             None => Expect::Absent,
         };
-        let value = holder.host_id.as_str().into();
+        let value = holder.record();
         match self.store.put_if(&key, value, expect, Some(expires)).await {
             Ok(_) => Ok(()),
             Err(StoreError::Conflict) => Err(taken(own, "another machine has it")),
@@ -180,9 +203,9 @@ mod tests {
         let host_id = HostId::from_random([id; 16]);
         let nodename = NodeName::parse(nodename).unwrap();
         let principals: Vec<_> = principals.iter().map(|name| (*name).to_owned()).collect();
-        names
-            .claim(Holder { host_id: &host_id, nodename: &nodename, role }, &principals, 2000)
-            .await
+        let key = &[id];
+        let holder = Holder { host_id: &host_id, nodename: &nodename, role, tls_public_key: key };
+        names.claim(holder, &principals, 2000).await
     }
 
     #[tokio::test]
@@ -210,9 +233,22 @@ mod tests {
         assert!(claim(&names, 2, "db1.example.com", HostRole::Node, &[]).await.is_err());
         claim(&names, 3, "db1", HostRole::Proxy, &[]).await.unwrap();
         let (first, nodename) = (HostId::from_random([1; 16]), NodeName::parse("db1").unwrap());
-        let role = HostRole::Node;
-        names.release(Holder { host_id: &first, nodename: &nodename, role }).await.unwrap();
+        names.release(&first, &nodename, HostRole::Node).await.unwrap();
         claim(&names, 2, "db1", HostRole::Node, &[]).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_machine_that_joins_again_with_its_key_keeps_its_name() {
+        let names = hostnames();
+        let nodename = NodeName::parse("db1").unwrap();
+        let (first, second) = (HostId::from_random([1; 16]), HostId::from_random([2; 16]));
+        for (host_id, key, expect) in
+            [(&first, b"a", true), (&second, b"a", true), (&first, b"b", false)]
+        {
+            let role = HostRole::Node;
+            let holder = Holder { host_id, nodename: &nodename, role, tls_public_key: key };
+            assert_eq!(names.claim(holder, &[], 2000).await.is_ok(), expect);
+        }
     }
 
     #[tokio::test]

@@ -15,7 +15,7 @@ use proto::rpc::{HeartbeatRequest, Node};
 
 use crate::clock::Clock;
 use crate::fault::Fault;
-use crate::hostnames::{Holder, Hostnames};
+use crate::hostnames::Hostnames;
 use crate::store::{Expect, Span, Store, from_json, to_json};
 
 /// The machines.
@@ -169,7 +169,7 @@ impl Inventory {
             self.lock()?.remove(id);
             self.store.delete_if(&format!("{PREFIX}{id}"), Expect::Any).await?;
             let (nodename, role) = (&node.spec.hostname, node.spec.role);
-            self.hostnames.release(Holder { host_id: id, nodename, role }).await?;
+            self.hostnames.release(id, nodename, role).await?;
         }
         if found.is_empty() {
             return self.hostnames.forget_node(name).await;

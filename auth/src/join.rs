@@ -41,6 +41,17 @@ struct Wanted<'a> {
     tls: &'a [u8],
 }
 
+impl Wanted<'_> {
+    fn holder(&self, role: HostRole) -> Holder<'_> {
+        Holder {
+            host_id: &self.claims.host_id,
+            nodename: &self.claims.nodename,
+            role,
+            tls_public_key: self.tls,
+        }
+    }
+}
+
 impl Joining {
     /// A token for certificates.
     pub(crate) async fn register(
@@ -101,7 +112,7 @@ impl Joining {
         };
         // Signed before the name is held and the token used up: bad keys or names cost the machine neither.
         let issued = self.issue(&wanted, HOST_SECONDS)?;
-        let holder = Holder { host_id, nodename: &wanted.claims.nodename, role };
+        let holder = wanted.holder(role);
         self.hostnames.claim(holder, &request.principals, issued.0.valid_until).await?;
         self.tokens.use_up(accepted).await?;
         Ok(issued)
@@ -132,7 +143,7 @@ impl Joining {
             tls: &request.tls_public_key,
         };
         let (certificates, issued) = self.issue(&wanted, HOST_SECONDS)?;
-        let holder = Holder { host_id: host.host_id(), nodename: host.nodename(), role: *role };
+        let holder = wanted.holder(*role);
         self.hostnames.claim(holder, &request.principals, certificates.valid_until).await?;
         self.log.record([issued]).await?;
         Ok(certificates)

@@ -17,7 +17,6 @@ use std::sync::{Arc, Mutex};
 use pki::HostIdentity;
 use proto::event::{Body, Event};
 use proto::id::{ClusterName, SessionId};
-use time::OffsetDateTime;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::clock::Clock;
@@ -94,10 +93,7 @@ impl Log {
         &self,
         bodies: impl IntoIterator<Item = Body>,
     ) -> Result<(), LogError> {
-        let time = OffsetDateTime::from_unix_timestamp(self.clock.now())
-            .unwrap_or(OffsetDateTime::UNIX_EPOCH)
-            .replace_nanosecond(OffsetDateTime::now_utc().nanosecond())
-            .unwrap_or(OffsetDateTime::UNIX_EPOCH);
+        let time = self.clock.time();
         let mut lines = Vec::new();
         for body in bodies {
             let event = Event::new(body, 0, time, net::random16(), self.cluster.clone());
@@ -110,7 +106,9 @@ impl Log {
     }
 
     /// Writes a host's events. Gives the highest sequence of this request: all of it is then stored, here or among the
-    /// rejected. An event is stored once, however often it is sent: it is known by its uid.
+    /// rejected. Without events it gives the highest that is stored of this host, so that its spool finds its place.
+    /// An event is stored once, however often it is sent: it is known by its uid, which also holds when a spool was lost
+    /// and counts anew.
     ///
     /// # Errors
     /// See [`LogError`]; then the host must send them again.
@@ -119,6 +117,10 @@ impl Log {
         host: &HostIdentity,
         events: Vec<Sequenced>,
     ) -> Result<u64, LogError> {
+        let source = host.host_id().to_string();
+        if events.is_empty() {
+            return self.on_index(move |_, index| Ok(index.newest_sequence(&source)?)).await;
+        }
         let mut lines = Vec::new();
         let mut rejected = Vec::new();
         let mut highest = 0;
@@ -129,7 +131,6 @@ impl Log {
                 Err(reason) => rejected.push(writer::Rejected { sequence, reason, json }),
             }
         }
-        let source = host.host_id().to_string();
         let (reply, answer) = oneshot::channel();
         self.send(writer::Command::Foreign { source, lines, rejected, reply }).await?;
         answer.await.map_err(|_| LogError::Stopped)??;
