@@ -78,7 +78,7 @@ impl From<Fault> for tonic::Status {
             Fault::Missing(_) => Self::not_found(message),
             Fault::Unproven(_) => Self::unauthenticated(message),
             Fault::Store(_) | Fault::Log(_) | Fault::Internal(_) => {
-                tracing::error!(error = %fault, kind = fault.kind(), "a request failed");
+                tracing::error!(error = told(&fault), kind = fault.kind(), "a request failed");
                 Self::internal(message)
             }
         }
@@ -97,6 +97,18 @@ impl From<pki::authority::AuthorityError> for Fault {
             }
         }
     }
+}
+
+/// The error and all its causes on one line, for the operator.
+pub(crate) fn told(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
 }
 
 const CHANGED: &str = "it was changed by somebody else in between: get it again and retry";

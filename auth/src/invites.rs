@@ -33,8 +33,7 @@ pub(crate) struct Invites {
     pub(crate) store: Arc<dyn Store>,
 }
 
-/// A new invite. The token is shown once.
-#[derive(Debug)]
+/// A new invite. The token is shown once, and not by `Debug`.
 pub(crate) struct NewInvite {
     pub(crate) token: Zeroizing<String>,
     /// Unix seconds.
@@ -49,13 +48,7 @@ impl Invites {
         ttl_seconds: u64,
         actor: Actor,
     ) -> Result<NewInvite, Fault> {
-        let ttl = match ttl_seconds {
-            0 => TTL_SECONDS,
-            seconds if seconds > TTL_SECONDS_MAX => {
-                return Err(Fault::Invalid("an invite lives 48 hours at most".into()));
-            }
-            seconds => seconds,
-        };
+        let ttl = life(ttl_seconds)?;
         let expires = self.clock.now().saturating_add(i64::try_from(ttl).unwrap_or(i64::MAX));
         let token = Zeroizing::new(hex::encode(Zeroizing::new(net::random::<TOKEN_BYTES>())));
         let digest = digest(&token);
@@ -169,6 +162,17 @@ impl Invites {
         format!(
             "otpauth://totp/{issuer}:{account}?secret={secret}&issuer={issuer}&algorithm=SHA1&digits=6&period=30"
         )
+    }
+}
+
+/// How long an invite lives that is asked for with so many seconds, zero for the usual.
+pub(crate) fn life(ttl_seconds: u64) -> Result<u64, Fault> {
+    match ttl_seconds {
+        0 => Ok(TTL_SECONDS),
+        seconds if seconds > TTL_SECONDS_MAX => {
+            Err(Fault::Invalid("an invite lives 48 hours at most".into()))
+        }
+        seconds => Ok(seconds),
     }
 }
 

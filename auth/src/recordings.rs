@@ -200,7 +200,7 @@ impl Recordings {
         Ok(Progress { stored_bytes: length, complete: true })
     }
 
-    /// Complete recordings that began between two moments (Unix seconds, zero: no bound), newest first.
+    /// Complete recordings that began between two moments (Unix milliseconds, zero: no bound), newest first.
     pub(crate) async fn list(
         &self,
         since: i64,
@@ -350,21 +350,24 @@ fn key(sid: &SessionId) -> String {
 }
 
 fn list_key(start: time::OffsetDateTime, sid: &SessionId) -> String {
-    format!("{LISTED}{}/{sid}", countdown(start.unix_timestamp()))
+    format!("{LISTED}{}/{sid}", countdown(milliseconds(start)))
 }
 
-/// Digits that sort the other way round than the seconds do.
-fn countdown(seconds: i64) -> String {
-    let seconds = seconds.clamp(0, COUNTDOWN_FROM);
-    format!("{:012}", COUNTDOWN_FROM - seconds)
+/// Digits that sort the other way round than the milliseconds do.
+fn countdown(milliseconds: i64) -> String {
+    format!("{:013}", COUNTDOWN_FROM - milliseconds.clamp(0, COUNTDOWN_FROM))
+}
+
+fn milliseconds(time: time::OffsetDateTime) -> i64 {
+    i64::try_from(time.unix_timestamp_nanos() / 1_000_000).unwrap_or(0)
 }
 
 const LISTED: &str = "recording-list/";
 const PARTIAL: &str = ".cast.partial";
 const FINISHED: &str = ".cast";
 const SUMMARY: &str = ".json";
-/// Beyond the year 30000, with twelve digits.
-const COUNTDOWN_FROM: i64 = 999_999_999_999;
+/// In the year 2286, with thirteen digits.
+const COUNTDOWN_FROM: i64 = 9_999_999_999_999;
 const SID_BYTES: usize = 36;
 const DASHES: [usize; 4] = [8, 13, 18, 23];
 /// Longest recording: a month of a busy terminal; nodes cut theirs below it.

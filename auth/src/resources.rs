@@ -358,7 +358,7 @@ fn expectation(
 }
 
 fn already(what: &str) -> Fault {
-    Fault::Conflict(format!("{what} exists already: pass --force to replace it"))
+    Fault::Conflict(format!("{what} exists already"))
 }
 
 fn describe(target: &LockTarget) -> String {

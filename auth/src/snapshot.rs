@@ -13,7 +13,7 @@ use tracing::{debug, error};
 
 use crate::ca::Ca;
 use crate::clock::Clock;
-use crate::fault::Fault;
+use crate::fault::{Fault, told};
 use crate::store::{Span, Store, StoreError, Watch, from_json};
 
 /// A snapshot in its three forms.
@@ -95,7 +95,10 @@ impl Snapshots {
                 }
             }
             if let Err(failure) = self.refresh().await {
-                error!(error = %failure, "no new policy snapshot could be made; the last one stays");
+                error!(
+                    error = told(&failure),
+                    "no new policy snapshot could be made; the last one stays"
+                );
             }
         }
     }

@@ -28,7 +28,7 @@ use crate::attempts::Attempts;
 use crate::ca::{Ca, CaError};
 use crate::clock::Clock;
 use crate::credentials::Credentials;
-use crate::fault::Fault;
+use crate::fault::{Fault, told};
 use crate::hostnames::Hostnames;
 use crate::inventory::Inventory;
 use crate::invites::Invites;
@@ -99,7 +99,7 @@ pub enum AuthError {
 
 impl From<Fault> for AuthError {
     fn from(fault: Fault) -> Self {
-        Self::Failed(fault.to_string())
+        Self::Failed(told(&fault))
     }
 }
 
@@ -116,7 +116,7 @@ impl From<CaError> for AuthError {
 
 impl From<LogError> for AuthError {
     fn from(error: LogError) -> Self {
-        Self::Failed(error.to_string())
+        Self::Failed(told(&error))
     }
 }
 

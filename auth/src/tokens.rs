@@ -25,7 +25,7 @@ pub(crate) struct Tokens {
     pub(crate) store: Arc<dyn Store>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 struct Stored {
     token: Token,
     one_use: bool,
@@ -38,8 +38,7 @@ pub(crate) enum Uses {
     One,
 }
 
-/// A token to be made.
-#[derive(Debug)]
+/// A token to be made. Its text is a secret: no `Debug`.
 pub(crate) struct NewToken {
     pub(crate) roles: Vec<HostRole>,
     /// Zero: one hour.

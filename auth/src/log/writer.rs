@@ -15,6 +15,7 @@ use tracing::{error, warn};
 use super::LogError;
 use super::admit::{Line, reread};
 use crate::clock::Clock;
+use crate::fault::told;
 use crate::store::events::{Entry, EventIndex, Place};
 
 /// What the thread is asked to do.
@@ -79,13 +80,16 @@ impl Writer {
             let mut replies = Vec::with_capacity(batch.len());
             let written = self.write(batch, &mut replies);
             if let Err(failure) = &written {
-                error!(error = %failure, "events could not be written; what needs them is refused");
+                error!(
+                    error = told(failure),
+                    "events could not be written; what needs them is refused"
+                );
                 self.current = None;
             }
             for reply in replies {
                 let answer = match &written {
                     Ok(()) => Ok(()),
-                    Err(failure) => Err(LogError::Failed(failure.to_string())),
+                    Err(failure) => Err(LogError::Failed(told(failure))),
                 };
                 // Whoever asked may have gone; the event stands all the same.
                 reply.send(answer).ok();

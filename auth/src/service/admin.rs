@@ -21,7 +21,7 @@ use zeroize::Zeroizing;
 use super::caller::Gate;
 use crate::ca::Ca;
 use crate::fault::Fault;
-use crate::invites::{Invites, NewInvite};
+use crate::invites::{Invites, NewInvite, life};
 use crate::join::Joining;
 use crate::log::Log;
 use crate::resources::{Existing, Kind, Resources};
@@ -64,6 +64,8 @@ impl Admin for AdminService {
         let request = request.into_inner();
         let user = user_of(&request)?;
         let ttl = request.invite_ttl_seconds;
+        // Before anything is made: half a user would be in the way.
+        life(ttl)?;
         let name = self.create(user, caller.actor()).await?;
         let invite = self.invites.issue(&name, ttl, caller.actor()).await?;
         Ok(Response::new(self.invite(&name, invite)))

@@ -41,7 +41,7 @@ async fn roles_are_made_replaced_and_removed() {
     assert!(put(&mut admin, &role("dba"), false).await.unwrap());
     assert!(
         refused(put(&mut admin, &role("dba"), false).await, Code::AlreadyExists)
-            .contains("--force")
+            .contains("exists already")
     );
     let held = get(&mut admin, "roles", "dba").await.remove(0);
     assert!(!put(&mut admin, &held, true).await.unwrap());

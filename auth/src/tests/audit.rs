@@ -328,6 +328,17 @@ async fn who_may_see_a_recording_leaves_a_trace() {
     assert_eq!(list(&alice, 0).await, ["alice"]);
     assert_eq!(list(&ann, 0).await.len(), 2);
     assert_eq!(list(&ann, 1).await.len(), 1);
+    let bounded = async |since: i64, until: i64| {
+        let (since, until) = (since * 1000, until * 1000);
+        let request = ListRecordingsRequest { since, until, limit: 0 };
+        let answer = AuditClient::new(ann.clone()).list_recordings(request).await.unwrap();
+        answer.into_inner().summaries.len()
+    };
+    let now = net::unix_now();
+    assert_eq!(bounded(now - 600, 0).await, 2);
+    assert_eq!(bounded(now + 600, 0).await, 0);
+    assert_eq!(bounded(0, now - 600).await, 0);
+    assert_eq!(bounded(now - 600, now + 600).await, 2);
     assert_eq!(download(&alice, &ids[0]).await.unwrap(), b"alice");
     let forbidden = refused(download(&alice, &ids[1]).await, Code::NotFound);
     let missing = refused(download(&alice, sid(9).as_str()).await, Code::NotFound);
