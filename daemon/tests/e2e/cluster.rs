@@ -103,7 +103,8 @@ impl Cluster {
 
     /// Auth, proxy and node, each in a process of its own.
     pub(crate) fn start_apart() -> Self {
-        let mut cluster = Self { auth_dir: "auth".into(), ..Self::empty() };
+        let mut cluster = Self::empty();
+        cluster.auth_dir = "auth".into();
         cluster.write_config("auth", &["auth"]);
         cluster.write_config("proxy", &["proxy"]);
         cluster.start_auth();
@@ -387,6 +388,21 @@ impl Cluster {
         until(&format!("a {name} event"), || {
             self.events(&["--type", name]).into_iter().rev().find(|event| fits(event))
         })
+    }
+}
+
+impl Drop for Cluster {
+    /// A failed test shows what the daemons said last.
+    fn drop(&mut self) {
+        const LINES: usize = 40;
+        if !thread::panicking() {
+            return;
+        }
+        for name in self.processes.lock().unwrap().keys() {
+            let log = fs::read_to_string(self.log_path(name)).unwrap_or_default();
+            let lines: Vec<_> = log.lines().collect();
+            eprintln!("--- {name}:\n{}", lines[lines.len().saturating_sub(LINES)..].join("\n"));
+        }
     }
 }
 
