@@ -247,6 +247,7 @@ struct Parts {
 }
 
 impl Parts {
+    // tidy: long-function: one flat list of parts, in which nothing is decided.
     async fn new(
         config: &AuthConfig,
         cluster: ClusterName,
