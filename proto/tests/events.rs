@@ -36,6 +36,7 @@ fn alice() -> UserName {
     UserName::parse("alice").unwrap()
 }
 
+// tidy: long-function: a table, one row per event
 fn samples() -> Vec<Body> {
     let time = datetime!(2026-11-22 12:00:00 UTC);
     let (ok, failed) = (Outcome::ok, || Outcome::failed("permission denied"));

@@ -227,17 +227,7 @@ fn settle(
             .or(raw.proxy_server),
         ca_pin: parse_flag(flags.ca_pin, pin, "--ca-pin", mistakes).or(raw.ca_pin),
     };
-    if !run_auth && join.auth_server.is_none() && join.proxy_server.is_none() {
-        mistakes.push(plain(
-            "auth does not run here: say where it is with --auth-server, or pass --proxy",
-        ));
-    }
-    if run_node && !run_proxy && join.proxy_server.is_none() {
-        mistakes.push(plain("a node is reached through a proxy: say which with --proxy"));
-    }
-    if run_proxy && !run_auth && join.auth_server.is_none() {
-        mistakes.push(plain("a proxy without auth beside it needs --auth-server"));
-    }
+    check_join(&join, run_auth, run_proxy, run_node, mistakes);
     let severity = if flags.debug { Some("debug".to_owned()) } else { raw.severity };
     Some(Config {
         nodename: nodename?,
@@ -259,6 +249,27 @@ fn settle(
                 .unwrap_or_else(node::environment_allow_default),
         }),
     })
+}
+
+/// What a role needs to know of the others.
+fn check_join(
+    join: &JoinConfig,
+    run_auth: bool,
+    run_proxy: bool,
+    run_node: bool,
+    mistakes: &mut Vec<Mistake>,
+) {
+    if !run_auth && join.auth_server.is_none() && join.proxy_server.is_none() {
+        mistakes.push(plain(
+            "auth does not run here: say where it is with --auth-server, or pass --proxy",
+        ));
+    }
+    if run_node && !run_proxy && join.proxy_server.is_none() {
+        mistakes.push(plain("a node is reached through a proxy: say which with --proxy"));
+    }
+    if run_proxy && !run_auth && join.auth_server.is_none() {
+        mistakes.push(plain("a proxy without auth beside it needs --auth-server"));
+    }
 }
 
 fn settle_auth(raw: RawAuth, hostname: &str, mistakes: &mut Vec<Mistake>) -> Option<AuthSection> {

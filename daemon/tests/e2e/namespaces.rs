@@ -53,6 +53,7 @@ impl Drop for Net {
     }
 }
 
+// tidy: long-function: one story, told in order
 #[test]
 fn a_node_that_nothing_can_dial() {
     let net = Net::new();

@@ -171,6 +171,7 @@ fn through_the_jump_host() {
     direct(&["-s", "sftp"]).refused("");
 }
 
+// tidy: long-function: one story, told in order
 #[test]
 fn files_by_scp_sftp_rsync_git_and_tsh() {
     let cluster = shared();

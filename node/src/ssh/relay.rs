@@ -96,7 +96,6 @@ impl Running {
             process::end(&mut process.child, process.pid, ending).await;
             status = process.child.try_wait().ok().flatten();
         }
-        say_end(&writer, &handle, id, &end, status).await;
         let over = Over {
             session: &session,
             recording,
@@ -107,7 +106,9 @@ impl Running {
             rx,
             tx,
         };
+        // First the trail, then the answer: who has read the exit status finds it in the audit log, whatever dies next.
         over.record(&connection).await;
+        say_end(&writer, &handle, id, &end, status).await;
     }
 }
 
