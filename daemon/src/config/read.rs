@@ -429,7 +429,7 @@ mod tests {
         let config = from_text(nested).unwrap();
         assert_eq!(config.proxy.unwrap().public_addr, ["p.example.com:443"]);
         assert_eq!(config.node.unwrap().labels["env"], "prod");
-        let beside = "version: v3\npostern:\n  nodename: a\nauth_service:\n  enabled: yes\n  cluster_name: c.example.com\nproxy_service:\n  enabled: no\n";
+        let beside = "version: v3\npostern:\n  nodename: a\nauth_service:\n  enabled: yes\n  cluster_name: c.example.com\nproxy_service:\n  enabled: no\nssh_service:\n  enabled: no\n";
         let config = from_text(beside).unwrap();
         assert_eq!(config.auth.unwrap().cluster_name.as_str(), "c.example.com");
         assert!(config.proxy.is_none());
