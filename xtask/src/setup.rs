@@ -79,6 +79,8 @@ const TEST: &[Package] = &[
     Package { name: "git", probe: Probe::Programs(&["git"]) },
     // Network namespaces: two hosts on one machine.
     Package { name: "iproute2", probe: Probe::Programs(&["ip"]) },
+    // Address translation between them.
+    Package { name: "nftables", probe: Probe::Programs(&["nft"]) },
     // For comparison only; Postern needs no sshd.
     Package { name: "openssh-server", probe: Probe::Programs(&["sshd"]) },
     Package { name: "procps", probe: Probe::Programs(&["pgrep"]) },
