@@ -21,6 +21,10 @@ pub(crate) struct Hasher {
     dummy: Arc<str>,
 }
 
+/// The right to compute one hash.
+#[derive(Debug)]
+pub(crate) struct Turn(#[expect(dead_code, reason = "held, not read")] OwnedSemaphorePermit);
+
 impl Hasher {
     pub(crate) fn new() -> Result<Self, Fault> {
         let nobody = hex::encode(net::random::<32>());
@@ -33,17 +37,29 @@ impl Hasher {
 
     /// The hash to be stored, as a PHC string.
     pub(crate) async fn hash(&self, password: Zeroizing<String>) -> Result<String, Fault> {
-        self.run(move || hash_now(password.as_bytes())).await?
+        let turn = self.turn().await?;
+        run(turn, move || hash_now(password.as_bytes())).await?
+    }
+
+    /// Waits for the right to compute one hash.
+    pub(crate) async fn turn(&self) -> Result<Turn, Fault> {
+        let _place = self.waiting.try_acquire().map_err(|_| Fault::Limit(BUSY))?;
+        tokio::time::timeout(WAIT_AT_MOST, self.running.clone().acquire_owned())
+            .await
+            .map_err(|_| Fault::Limit(BUSY))?
+            .map(Turn)
+            .map_err(|error| Fault::Internal(error.to_string()))
     }
 
     /// Whether `password` belongs to `hash`. Without a hash the answer is no, after the same time.
     pub(crate) async fn verify(
         &self,
+        turn: Turn,
         password: Zeroizing<String>,
         hash: Option<String>,
     ) -> Result<bool, Fault> {
         let dummy = self.dummy.clone();
-        self.run(move || {
+        run(turn, move || {
             let text = hash.as_deref().unwrap_or(&dummy);
             let parsed =
                 PasswordHash::new(text).map_err(|error| Fault::Internal(error.to_string()))?;
@@ -52,27 +68,18 @@ impl Hasher {
         })
         .await?
     }
+}
 
-    async fn run<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, Fault> {
-        let permit = self.permit().await?;
-        let work = tokio::task::spawn_blocking(move || {
-            let result = work();
-            drop(permit);
-            result
-        });
-        work.await.map_err(|error| Fault::Internal(error.to_string()))
-    }
-
-    async fn permit(&self) -> Result<OwnedSemaphorePermit, Fault> {
-        let _place = self.waiting.try_acquire().map_err(|_| Fault::Limit(BUSY))?;
-        tokio::time::timeout(WAIT_AT_MOST, self.running.clone().acquire_owned())
-            .await
-            .map_err(|_| Fault::Limit(BUSY))?
-            .map_err(|error| Fault::Internal(error.to_string()))
-    }
+async fn run<T: Send + 'static>(
+    turn: Turn,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Fault> {
+    let work = tokio::task::spawn_blocking(move || {
+        let result = work();
+        drop(turn);
+        result
+    });
+    work.await.map_err(|error| Fault::Internal(error.to_string()))
 }
 
 fn hash_now(password: &[u8]) -> Result<String, Fault> {
@@ -110,8 +117,25 @@ mod tests {
         let hash = hasher.hash(secret("correct horse")).await.unwrap();
         assert!(hash.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{hash}");
         assert_ne!(hash, hasher.hash(secret("correct horse")).await.unwrap());
-        assert!(hasher.verify(secret("correct horse"), Some(hash.clone())).await.unwrap());
-        assert!(!hasher.verify(secret("battery staple"), Some(hash)).await.unwrap());
-        assert!(!hasher.verify(secret("correct horse"), None).await.unwrap());
+        let verify = async |text: &str, hash: Option<String>| {
+            hasher.verify(hasher.turn().await.unwrap(), secret(text), hash).await.unwrap()
+        };
+        assert!(verify("correct horse", Some(hash.clone())).await);
+        assert!(!verify("battery staple", Some(hash)).await);
+        assert!(!verify("correct horse", None).await);
+    }
+
+    #[tokio::test]
+    async fn turns_are_few() {
+        let hasher = Hasher::new().unwrap();
+        let first = hasher.turn().await.unwrap();
+        let _second = hasher.turn().await.unwrap();
+        tokio::select! {
+            biased;
+            _ = hasher.turn() => panic!("a third turn"),
+            () = std::future::ready(()) => {}
+        }
+        drop(first);
+        hasher.turn().await.unwrap();
     }
 }

@@ -1,5 +1,5 @@
-//! Password and one-time code in, short-lived certificates out. The path: count the attempt, verify both factors, use up
-//! the code, ask the policy, sign, write the events, answer. Each refusal reads the same and takes as long; the reason
+//! Password and one-time code in, short-lived certificates out. The path: wait for a turn, count the attempt, verify
+//! both factors, use up the code, ask the policy, sign, write the events, answer. Each refusal reads the same and takes as long; the reason
 //! stands in the event. Called by `service::sign_in`; `tctl auth sign` comes in by [`SignIn::certify`].
 
 use std::sync::Arc;
@@ -112,6 +112,8 @@ impl SignIn {
         password: Zeroizing<String>,
         code: &str,
     ) -> Result<User, Refusal> {
+        // First, because whoever is sent away for want of room has not guessed.
+        let turn = self.hasher.turn().await?;
         let admission = self.attempts.begin(name).await?;
         let known = match UserName::parse(name) {
             Ok(user) => self.credentials.load(&user).await?.map(|found| (user, found)),
@@ -119,7 +121,7 @@ impl SignIn {
         };
         let hash = known.as_ref().and_then(|(_, (credential, _))| credential.password_hash.clone());
         // The same work for every name and every state.
-        let password_good = self.hasher.verify(password, hash).await?;
+        let password_good = self.hasher.verify(turn, password, hash).await?;
         let factor = known.as_ref().and_then(|(_, (c, _))| c.second_factor.as_ref());
         let secret = factor.map_or(NOBODYS_SECRET, |factor| &factor.secret);
         let step = check_code(secret, code, self.clock.now())?;
