@@ -499,8 +499,9 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), StoreEr
 const QUEUE: usize = 256;
 /// Writes per commit: as many as one disk flush is worth, few enough that a commit stays short.
 const BATCH: usize = 64;
-/// Expired items removed at a time, so that other writes get their turn.
-const PURGE_BATCH: i64 = 512;
+/// Expired items removed at a time: a commit stays short enough for other writes to get their turn, and every ten seconds
+/// so many are more than sign-ins under made-up names can add, each of which waits for a password hash.
+const PURGE_BATCH: i64 = 2048;
 /// For an operator's `sqlite3` that holds the file for a moment.
 const BUSY_WITHIN: std::time::Duration = std::time::Duration::from_secs(5);
 const SCHEMA_VERSION: i64 = 1;
