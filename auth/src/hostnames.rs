@@ -28,22 +28,26 @@ pub(crate) struct Holder<'a> {
     pub(crate) host_id: &'a HostId,
     pub(crate) nodename: &'a NodeName,
     pub(crate) role: HostRole,
-    /// The public key that is certified.
+    /// The public keys that are certified.
+    pub(crate) ssh_public_key: &'a str,
     pub(crate) tls_public_key: &'a [u8],
 }
 
 impl Holder<'_> {
     fn record(&self) -> Vec<u8> {
-        let key = hex::encode(Sha256::digest(self.tls_public_key));
-        format!("{} {key}", self.host_id).into_bytes()
+        let (ssh, tls) = (Sha256::digest(self.ssh_public_key), Sha256::digest(self.tls_public_key));
+        let keys = Sha256::new().chain_update(ssh).chain_update(tls).finalize();
+        format!("{} {}", self.host_id, hex::encode(keys)).into_bytes()
     }
 
-    /// Whether the name is this machine's: by its id, or by its key when it joins again because an answer was lost.
+    /// Whether the name is this machine's: by its id, or by its keys when it joins again because an answer was lost.
+    /// By both keys, because nobody proves here to have them: whoever names another machine's keys gets certificates for
+    /// keys that only that machine has.
     fn holds(&self, record: &[u8]) -> bool {
         let (old, new) = (String::from_utf8_lossy(record), self.record());
         let new = String::from_utf8_lossy(&new).into_owned();
         match (old.split_once(' '), new.split_once(' ')) {
-            (Some((old_id, old_key)), Some((id, key))) => old_id == id || old_key == key,
+            (Some((old_id, old_keys)), Some((id, keys))) => old_id == id || old_keys == keys,
             _ => false,
         }
     }
@@ -125,7 +129,7 @@ impl Hostnames {
                 "the node name {name:?} is reserved: choose another"
             )));
         }
-        if is_internal(name) || name.parse::<IpAddr>().is_ok() {
+        if self.is_internal(name) || name.parse::<IpAddr>().is_ok() {
             return Err(Fault::Invalid(format!("{name:?} cannot be a node name: choose another")));
         }
         Ok(())
@@ -136,13 +140,22 @@ impl Hostnames {
         let name = self.bare(principal);
         // `proxy.<cluster>` is in its certificate anyway, and a common public name.
         let reserved = RESERVED.contains(&name.as_str()) && name != HostRole::Proxy.as_str();
-        if reserved || is_internal(&name) || name.len() > NAME_BYTES_MAX || name.is_empty() {
+        if reserved || self.is_internal(&name) || name.len() > NAME_BYTES_MAX || name.is_empty() {
             return Err(Fault::Invalid("a proxy cannot have one of these names".into()));
         }
         if name != own && self.store.get(&name_key(HostRole::Node, &name)).await?.is_some() {
             return Err(taken(&name, "a node has it"));
         }
         Ok(name)
+    }
+
+    /// Whether a bare name, with or without the cluster's, is one under which auth is found by machines that don't know
+    /// the cluster's name yet.
+    fn is_internal(&self, bare: &str) -> bool {
+        let full = format!("{bare}.{}", self.cluster.as_str().to_ascii_lowercase());
+        [bare, &full].into_iter().any(|name| {
+            name == INTERNAL || name.strip_suffix(INTERNAL).is_some_and(|rest| rest.ends_with('.'))
+        })
     }
 
     /// Lower case, without the final dot and without `.<cluster>`: names are compared so.
@@ -152,11 +165,6 @@ impl Hostnames {
         let suffix = format!(".{}", self.cluster.as_str().to_ascii_lowercase());
         name.strip_suffix(&suffix).unwrap_or(name).to_owned()
     }
-}
-
-/// Names under which auth is found by machines that don't know the cluster's name yet.
-fn is_internal(name: &str) -> bool {
-    name == INTERNAL || name.strip_suffix(INTERNAL).is_some_and(|rest| rest.ends_with('.'))
 }
 
 fn taken(name: &str, why: &str) -> Fault {
@@ -193,6 +201,18 @@ mod tests {
         Hostnames { cluster: ClusterName::parse("example.com").unwrap(), store }
     }
 
+    fn holder<'a>(
+        host_id: &'a HostId,
+        nodename: &'a NodeName,
+        role: HostRole,
+        keys: [u8; 2],
+    ) -> Holder<'a> {
+        const KEYS: [&str; 4] = ["0", "1", "2", "3"];
+        let [ssh, tls] = keys.map(|key| KEYS[usize::from(key) % KEYS.len()]);
+        let (ssh_public_key, tls_public_key) = (ssh, tls.as_bytes());
+        Holder { host_id, nodename, role, ssh_public_key, tls_public_key }
+    }
+
     async fn claim(
         names: &Hostnames,
         id: u8,
@@ -203,8 +223,7 @@ mod tests {
         let host_id = HostId::from_random([id; 16]);
         let nodename = NodeName::parse(nodename).unwrap();
         let principals: Vec<_> = principals.iter().map(|name| (*name).to_owned()).collect();
-        let key = &[id];
-        let holder = Holder { host_id: &host_id, nodename: &nodename, role, tls_public_key: key };
+        let holder = holder(&host_id, &nodename, role, [id, id]);
         names.claim(holder, &principals, 2000).await
     }
 
@@ -238,17 +257,32 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_machine_that_joins_again_with_its_key_keeps_its_name() {
+    async fn a_machine_that_joins_again_with_its_keys_keeps_its_name() {
         let names = hostnames();
         let nodename = NodeName::parse("db1").unwrap();
         let (first, second) = (HostId::from_random([1; 16]), HostId::from_random([2; 16]));
-        for (host_id, key, expect) in
-            [(&first, b"a", true), (&second, b"a", true), (&first, b"b", false)]
+        for (host_id, keys, expect) in
+            [(&first, [0, 0], true), (&second, [0, 0], true), (&first, [1, 1], false)]
         {
-            let role = HostRole::Node;
-            let holder = Holder { host_id, nodename: &nodename, role, tls_public_key: key };
+            let holder = holder(host_id, &nodename, HostRole::Node, keys);
             assert_eq!(names.claim(holder, &[], 2000).await.is_ok(), expect);
         }
+        // One of the keys is public knowledge; a certificate for the other would be the impostor's.
+        let third = HostId::from_random([3; 16]);
+        for keys in [[0, 1], [1, 0]] {
+            let impostor = holder(&third, &nodename, HostRole::Node, keys);
+            assert!(names.claim(impostor, &[], 2000).await.is_err(), "{keys:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn nobody_passes_for_auth_of_a_cluster_called_local() {
+        let store = Arc::new(MemoryStore::new(Clock::fake(1000).0));
+        let names = Hostnames { cluster: ClusterName::parse("local").unwrap(), store };
+        assert!(claim(&names, 1, "auth.postern", HostRole::Node, &[]).await.is_err());
+        let principal = ["auth.postern.local"];
+        assert!(claim(&names, 1, "edge", HostRole::Proxy, &principal).await.is_err());
+        claim(&names, 1, "postern1", HostRole::Node, &[]).await.unwrap();
     }
 
     #[tokio::test]

@@ -47,6 +47,7 @@ impl Wanted<'_> {
             host_id: &self.claims.host_id,
             nodename: &self.claims.nodename,
             role,
+            ssh_public_key: self.ssh,
             tls_public_key: self.tls,
         }
     }
