@@ -3,7 +3,7 @@
 //! before it takes its name. The node deletes its copy only after that was confirmed. Who may read is asked by
 //! `service::audit`.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fs::OpenOptions;
 use std::io::Read as _;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -30,8 +30,8 @@ pub(crate) struct Recordings {
     pub(crate) dir: PathBuf,
     pub(crate) log: Log,
     pub(crate) store: Arc<dyn Store>,
-    /// Sessions whose recording is being uploaded at this moment: one writer per file.
-    pub(crate) busy: Arc<Mutex<HashSet<SessionId>>>,
+    /// Sessions whose recording is being uploaded at this moment, and by whom: one writer per file.
+    pub(crate) busy: Arc<Mutex<HashMap<SessionId, HostId>>>,
 }
 
 /// What the store knows of a recording, whether it is complete or not.
@@ -70,7 +70,7 @@ pub(crate) enum Opened {
 /// Marks a session as being uploaded until dropped.
 #[derive(Debug)]
 struct Busy {
-    sessions: Arc<Mutex<HashSet<SessionId>>>,
+    sessions: Arc<Mutex<HashMap<SessionId, HostId>>>,
     sid: SessionId,
 }
 
@@ -93,7 +93,7 @@ impl Recordings {
     /// How many bytes are stored durably.
     pub(crate) async fn progress(&self, host: &HostIdentity, sid: &str) -> Result<Progress, Fault> {
         let sid = session_id(sid)?;
-        let _busy = self.busy(&sid)?;
+        let _busy = self.busy(&sid, host.host_id())?;
         match self.record(&sid).await? {
             Some(record) if record.owner != *host.host_id() => Err(foreign()),
             Some(Record { complete: true, length, .. }) => {
@@ -130,7 +130,7 @@ impl Recordings {
         if self.log.session_is_foreign(&sid, host.host_id().as_str()).await? {
             return Err(foreign());
         }
-        let busy = self.busy(&sid)?;
+        let busy = self.busy(&sid, host.host_id())?;
         match self.record(&sid).await? {
             Some(record) if record.owner != *host.host_id() => return Err(foreign()),
             Some(Record { complete: true, length, .. }) => {
@@ -248,15 +248,19 @@ impl Recordings {
         Ok(item.as_ref().map(from_json).transpose()?)
     }
 
-    fn busy(&self, sid: &SessionId) -> Result<Busy, Fault> {
+    fn busy(&self, sid: &SessionId, host: &HostId) -> Result<Busy, Fault> {
         let mut sessions =
             self.busy.lock().map_err(|_| Fault::Internal("an upload panicked".into()))?;
         if sessions.len() >= UPLOADS_AT_ONCE {
             return Err(Fault::Limit("too many uploads at this moment: try again later"));
         }
-        if !sessions.insert(sid.clone()) {
+        if sessions.contains_key(sid) {
             return Err(Fault::Limit("this recording is being uploaded: try again later"));
         }
+        if sessions.values().filter(|by| *by == host).count() >= UPLOADS_PER_HOST {
+            return Err(Fault::Limit("too many uploads from this machine: try again later"));
+        }
+        sessions.insert(sid.clone(), host.clone());
         Ok(Busy { sessions: self.busy.clone(), sid: sid.clone() })
     }
 
@@ -378,5 +382,8 @@ pub(crate) const CHUNK_BYTES_MAX: usize = 256 * 1024;
 const SUMMARY_BYTES_MAX: usize = 192 * 1024;
 /// Each holds a file and a task; nodes come back later.
 const UPLOADS_AT_ONCE: usize = 128;
+/// A node sends one after the other; one that does not must not keep all others from theirs.
+const UPLOADS_PER_HOST: usize = 8;
+const _: () = assert!(UPLOADS_PER_HOST < UPLOADS_AT_ONCE);
 /// Summaries per read of the store.
 const LIST_PAGE: usize = 256;

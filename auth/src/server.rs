@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use net::shutdown::Shutdown;
 use pki::Identity;
+use proto::id::{HostId, UserName};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -102,7 +103,7 @@ impl Acceptor {
                 debug!(%from, "closed: too many handshakes");
                 continue;
             };
-            let Some(source) = self.sources.enter(from.ip()) else {
+            let Some(source) = self.sources.enter(Source::Address(from.ip())) else {
                 debug!(%from, "closed: too many handshakes or sign-ins from this address");
                 continue;
             };
@@ -155,13 +156,22 @@ impl Acceptor {
         source: SourcePlace,
     ) {
         // The bound per address is for those whom nobody knows: all nodes may come through one proxy.
-        let source = matches!(proof, Proof::Anonymous).then_some(source);
+        let source = match holder(&proof) {
+            None => source,
+            Some(holder) => match self.sources.enter(holder) {
+                Some(place) => place,
+                None => {
+                    warn!(%from, "closed: too many connections with this certificate's name");
+                    return;
+                }
+            },
+        };
         let end = Box::pin(tokio::time::sleep(self.life(&proof)));
         let connection = Connection {
             transport,
             peer: Peer { from: Some(from), proof },
             end: Some(end),
-            _place: Place { _permit: Some(permit), _source: source },
+            _place: Place { _permit: Some(permit), _source: Some(source) },
         };
         // Fails only when the server has ended.
         self.ready.send(connection).await.ok();
@@ -225,21 +235,43 @@ fn is_administrator(socket: &UnixStream) -> bool {
     }
 }
 
-/// Handshakes and anonymous connections by address.
+/// Whom a certificate names.
+fn holder(proof: &Proof) -> Option<Source> {
+    match proof {
+        Proof::Anonymous | Proof::LocalAdmin => None,
+        Proof::Certificate(identity) => Some(match &**identity {
+            Identity::Host(host) => Source::Host(host.host_id().clone()),
+            Identity::User(user) => Source::User(user.user().clone()),
+        }),
+    }
+}
+
+/// Handshakes and anonymous connections by address, others by whom their certificate names.
 #[derive(Debug, Clone, Default)]
-struct Sources(Arc<Mutex<HashMap<IpAddr, usize>>>);
+struct Sources(Arc<Mutex<HashMap<Source, usize>>>);
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Source {
+    Address(IpAddr),
+    Host(HostId),
+    User(UserName),
+}
 
 #[derive(Debug)]
 struct SourcePlace {
     sources: Sources,
-    from: IpAddr,
+    from: Source,
 }
 
 impl Sources {
-    fn enter(&self, from: IpAddr) -> Option<SourcePlace> {
+    fn enter(&self, from: Source) -> Option<SourcePlace> {
         let mut counts = self.0.lock().ok()?;
-        let count = counts.entry(from).or_insert(0);
-        if *count >= PER_SOURCE_MAX {
+        let most = match from {
+            Source::Address(_) => PER_SOURCE_MAX,
+            Source::Host(_) | Source::User(_) => PER_HOLDER_MAX,
+        };
+        let count = counts.entry(from.clone()).or_insert(0);
+        if *count >= most {
             return None;
         }
         *count += 1;
@@ -327,6 +359,10 @@ const CONNECTIONS_MAX: usize = 20_000;
 /// Handshakes and anonymous connections of one address, which may be a proxy's.
 const PER_SOURCE_MAX: usize = 512;
 const _: () = assert!(HANDSHAKES_MAX < PER_SOURCE_MAX && PER_SOURCE_MAX < CONNECTIONS_MAX);
+/// Connections with certificates of one machine or person, who needs a handful, a busy script some dozens. One that is
+/// stolen must not take all places.
+const PER_HOLDER_MAX: usize = 256;
+const _: () = assert!(PER_HOLDER_MAX < CONNECTIONS_MAX / 16);
 /// A sign-in or a join takes seconds; who stays longer dials again.
 const ANONYMOUS_LIFE: Duration = Duration::from_secs(120);
 /// Longer than any certificate of a machine; timers don't take more.
@@ -335,3 +371,24 @@ const LIFE_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
 const READY_AHEAD: usize = 64;
 /// When descriptors run out, others must end first.
 const AFTER_ACCEPT_ERROR: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_bounded_by_source_and_given_back() {
+        let sources = Sources::default();
+        let check = |source: Source, most: usize| {
+            let mut places: Vec<_> = (0..most).map(|_| sources.enter(source.clone())).collect();
+            assert!(places.iter().all(Option::is_some));
+            assert!(sources.enter(source.clone()).is_none());
+            places.pop();
+            assert!(sources.enter(source).is_some());
+        };
+        check(Source::Address([10, 0, 0, 1].into()), PER_SOURCE_MAX);
+        check(Source::Host(HostId::from_random([1; 16])), PER_HOLDER_MAX);
+        check(Source::User(UserName::parse("alice").unwrap()), PER_HOLDER_MAX);
+        assert!(sources.0.lock().unwrap().is_empty());
+    }
+}
