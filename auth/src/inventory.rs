@@ -109,6 +109,14 @@ impl Inventory {
         list
     }
 
+    /// The address that a present proxy reports, of the first by name; empty when there is none. What does not look like
+    /// an address is left out: people copy it into a shell.
+    pub(crate) fn proxy_address(&self) -> String {
+        let proxies = self.resources().into_iter().map(|(_, machine)| machine.spec);
+        let mut addresses = proxies.filter(|it| it.role == HostRole::Proxy).map(|it| it.address);
+        addresses.find(|address| is_address(address)).unwrap_or_default()
+    }
+
     /// All nodes, for an administrator; logins are those of `user`, if it is one.
     pub(crate) fn all_nodes(&self, user: Option<(&Policy, &UserIdentity)>) -> Vec<Node> {
         self.nodes(|id, labels| match user {
@@ -220,6 +228,16 @@ fn resource(host: &HostIdentity, beat: HeartbeatRequest, now: i64) -> Result<Nod
     })
 }
 
+/// `host:port`, the host a name or an address, without anything that means something to a shell.
+fn is_address(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else { return false };
+    let host = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':');
+    host.starts_with(|c: char| c.is_ascii_alphanumeric() || c == ':')
+        && host.chars().all(plain)
+        && port.parse::<u16>().is_ok()
+}
+
 fn is_present(machine: &Machine, now: i64) -> bool {
     now.saturating_sub(machine.resource.spec.last_seen) < GONE_SECONDS
 }
@@ -242,3 +260,21 @@ const MACHINES_MAX: usize = 50_000;
 const LABELS_MAX: usize = 64;
 const LABEL_BYTES_MAX: usize = 8 * 1024;
 const TEXT_BYTES_MAX: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_plain() {
+        for good in ["proxy.example.com:443", "10.0.0.1:3080", "[2001:db8::1]:3080", "localhost:1"]
+        {
+            assert!(is_address(good), "{good}");
+        }
+        for bad in
+            ["", "proxy", "proxy:", ":3080", "-x:1", "a b:1", "x;rm -rf ~:1", "$(x):1", "x:99999"]
+        {
+            assert!(!is_address(bad), "{bad}");
+        }
+    }
+}

@@ -21,6 +21,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::service::interceptor::InterceptedService;
 use tracing::{error, info, warn};
 use zeroize::Zeroizing;
 
@@ -42,7 +43,7 @@ use crate::resources::Resources;
 use crate::server::{Acceptor, Connection};
 use crate::service::admin::{Addresses, AdminService};
 use crate::service::audit::AuditService;
-use crate::service::caller::{Gate, local_admin};
+use crate::service::caller::{Gate, local_admin, proven};
 use crate::service::inventory::InventoryService;
 use crate::service::join::JoinService;
 use crate::service::policy::PolicyService;
@@ -355,20 +356,20 @@ async fn serve(parts: Parts, accepted: mpsc::Receiver<Connection>, shutdown: Shu
             JoinServer::new(JoinService { gate: gate.clone(), joining: parts.joining.clone() })
                 .max_decoding_message_size(ANONYMOUS_BYTES_MAX),
         )
-        .add_service(PolicyServer::new(PolicyService {
+        .add_service(for_proven(PolicyServer::new(PolicyService {
             gate: gate.clone(),
             shutdown: shutdown.clone(),
             snapshots: parts.snapshots.clone(),
-        }))
-        .add_service(
+        })))
+        .add_service(for_proven(
             InventoryServer::new(InventoryService {
                 gate: gate.clone(),
-                inventory: parts.inventory,
+                inventory: parts.inventory.clone(),
                 snapshots: parts.snapshots.clone(),
             })
             .max_decoding_message_size(ANONYMOUS_BYTES_MAX),
-        )
-        .add_service(
+        ))
+        .add_service(for_proven(
             AuditServer::new(AuditService {
                 gate: gate.clone(),
                 log: parts.log.clone(),
@@ -376,12 +377,13 @@ async fn serve(parts: Parts, accepted: mpsc::Receiver<Connection>, shutdown: Shu
                 shutdown: shutdown.clone(),
             })
             .max_decoding_message_size(net::auth_client::MESSAGE_BYTES_MAX),
-        )
-        .add_service(AdminServer::new(AdminService {
+        ))
+        .add_service(for_proven(AdminServer::new(AdminService {
             addresses: parts.addresses,
             ca: parts.ca,
             cluster: parts.cluster,
             gate,
+            inventory: parts.inventory,
             invites: parts.invites,
             joining: parts.joining,
             log: parts.log,
@@ -390,7 +392,7 @@ async fn serve(parts: Parts, accepted: mpsc::Receiver<Connection>, shutdown: Shu
             snapshots: parts.snapshots,
             tokens: parts.tokens,
             users: parts.users,
-        }));
+        })));
     let stopped = shutdown.clone();
     let serving =
         server.serve_with_incoming_shutdown(incoming, async move { stopped.stopped().await });
@@ -405,6 +407,14 @@ async fn serve(parts: Parts, accepted: mpsc::Receiver<Connection>, shutdown: Shu
         () = late => warn!("calls were still open at the end"),
     }
 }
+
+/// A service that reads no message of somebody without any proof.
+fn for_proven<S>(service: S) -> InterceptedService<S, Ask> {
+    InterceptedService::new(service, proven)
+}
+
+/// [`proven`] as a type.
+type Ask = fn(tonic::Request<()>) -> Result<tonic::Request<()>, tonic::Status>;
 
 /// The cluster's name and its authorities: made at first start, afterwards as they are.
 async fn cluster(
@@ -493,10 +503,11 @@ async fn until_stopped(shutdown: Shutdown, work: impl Future<Output = ()>) {
 
 /// Where the cluster's name stands; written last at first start.
 const CLUSTER_KEY: &str = "meta/cluster";
-/// Requests of callers without a certificate, and heartbeats: passwords, keys and labels fit many times.
-const ANONYMOUS_BYTES_MAX: usize = 64 * 1024;
+/// Requests of callers without a certificate, and heartbeats: a password and keys, or a proxy's 32 names, or labels.
+/// Times the streams of a connection it is what a stranger's connection can have us hold: 512 KiB.
+const ANONYMOUS_BYTES_MAX: usize = 16 * 1024;
 /// Calls at once on one connection: a machine has a handful.
-const STREAMS_PER_CONNECTION: u32 = 128;
+const STREAMS_PER_CONNECTION: u32 = 32;
 const HEADER_BYTES_MAX: u32 = 16 * 1024;
 /// A peer that does not answer a ping is gone.
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(30);

@@ -132,19 +132,28 @@ pub fn decide(
     }
 }
 
-fn permit(
-    policy: &Policy,
-    identity: &UserIdentity,
-    request: &Request<'_>,
-    now: i64,
-) -> Result<Permit, Denial> {
+/// Whether `identity` may ask for anything at all: the first steps of [`decide`]. For what needs no role, such as one's
+/// own recordings.
+///
+/// # Errors
+/// It is of another cluster, has expired, or is locked.
+pub fn standing(policy: &Policy, identity: &UserIdentity, now: i64) -> Result<(), Denial> {
     if identity.cluster() != &policy.snapshot().cluster {
         return Err(Reason::Cluster(identity.cluster().to_string()).into());
     }
     if identity.valid_until() <= now {
         return Err(Reason::Expired.into());
     }
-    locked_user(policy, identity.user(), identity.roles(), now)?;
+    locked_user(policy, identity.user(), identity.roles(), now)
+}
+
+fn permit(
+    policy: &Policy,
+    identity: &UserIdentity,
+    request: &Request<'_>,
+    now: i64,
+) -> Result<Permit, Denial> {
+    standing(policy, identity, now)?;
     locked_target(policy, request, now)?;
     let roles = usable_roles(policy, identity.roles(), now)?;
     let holder = Holder { policy, identity, roles: &roles, now };

@@ -21,6 +21,7 @@ use zeroize::Zeroizing;
 use super::caller::Gate;
 use crate::ca::Ca;
 use crate::fault::Fault;
+use crate::inventory::Inventory;
 use crate::invites::{Invites, NewInvite, life};
 use crate::join::Joining;
 use crate::log::Log;
@@ -35,6 +36,7 @@ use crate::users::Users;
 #[derive(Debug, Clone)]
 pub(crate) struct Addresses {
     pub(crate) auth: String,
+    /// Empty when no proxy runs beside auth.
     pub(crate) proxy: String,
 }
 
@@ -44,6 +46,7 @@ pub(crate) struct AdminService {
     pub(crate) ca: Arc<Ca>,
     pub(crate) cluster: ClusterName,
     pub(crate) gate: Arc<Gate>,
+    pub(crate) inventory: Arc<Inventory>,
     pub(crate) invites: Arc<Invites>,
     pub(crate) joining: Arc<Joining>,
     pub(crate) log: Log,
@@ -100,7 +103,7 @@ impl Admin for AdminService {
             token: token.to_string(),
             expires,
             ca_pin: self.ca.pin().to_owned(),
-            proxy_address: self.addresses.proxy.clone(),
+            proxy_address: self.proxy_address(),
             auth_address: self.addresses.auth.clone(),
         }))
     }
@@ -184,7 +187,7 @@ impl Admin for AdminService {
             authorities: self.ca.describe(),
             policy_revision: self.snapshots.current().revision(),
             trust: Some(self.ca.trust()),
-            proxy_address: self.addresses.proxy.clone(),
+            proxy_address: self.proxy_address(),
         }))
     }
 }
@@ -212,12 +215,20 @@ impl AdminService {
         Ok((name, user))
     }
 
+    /// As configured where a proxy runs beside auth; otherwise as a proxy elsewhere reports it. Empty when there is none.
+    fn proxy_address(&self) -> String {
+        if self.addresses.proxy.is_empty() {
+            return self.inventory.proxy_address();
+        }
+        self.addresses.proxy.clone()
+    }
+
     fn invite(&self, user: &UserName, invite: NewInvite) -> InviteResponse {
         InviteResponse {
             user: user.to_string(),
             token: invite.token.to_string(),
             expires: invite.expires,
-            proxy_address: self.addresses.proxy.clone(),
+            proxy_address: self.proxy_address(),
             ca_pin: self.ca.pin().to_owned(),
         }
     }

@@ -5,11 +5,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use pki::{HostIdentity, Identity, UserIdentity};
+use policy::decide::standing;
 use policy::{Decision, Request as Question, decide};
 use proto::event::Actor;
 use proto::id::UserName;
 use proto::resource::HostRole;
-use tonic::Request;
+use tonic::{Request, Status};
 use tracing::info;
 
 use crate::clock::Clock;
@@ -117,14 +118,15 @@ impl Gate {
         }
     }
 
-    /// A person, whatever they may.
+    /// A person who is not locked, whatever they may.
     pub(crate) fn person<T>(&self, request: &Request<T>) -> Result<Caller, Fault> {
         let peer = peer(request)?;
         match &peer.proof {
             Proof::LocalAdmin => Ok(Caller::LocalAdmin),
-            Proof::Anonymous => Err(Fault::Unproven("sign in first: run `tsh login`")),
+            Proof::Anonymous => Err(Fault::Unproven(UNPROVEN)),
             Proof::Certificate(identity) => match &**identity {
                 Identity::User(user) if user.valid_until() > self.clock.now() => {
+                    self.refuse_locked(user)?;
                     let from = peer.from.map(|from| from.to_string()).unwrap_or_default();
                     Ok(Caller::User { identity: Box::new(user.clone()), from })
                 }
@@ -132,6 +134,14 @@ impl Gate {
                 Identity::Host(_) => Err(Fault::Denied("this is for people only".into())),
             },
         }
+    }
+
+    /// A lock ends what needs no role, too: one's own recordings.
+    fn refuse_locked(&self, user: &UserIdentity) -> Result<(), Fault> {
+        standing(&self.snapshots.current().policy, user, self.clock.now()).map_err(|denial| {
+            info!(user = %user.user(), reason = %denial, "denied");
+            Fault::Denied("access denied: you or one of your roles is locked".into())
+        })
     }
 
     /// A person who may do `verb` on `resource`.
@@ -162,8 +172,18 @@ impl Gate {
     }
 }
 
+/// Turns callers without any proof away before their message is read: only what signs in and joins is for them, and only
+/// there messages are short. Stands before all other services; the gate's questions follow.
+pub(crate) fn proven(request: Request<()>) -> Result<Request<()>, Status> {
+    match peer(&request)?.proof {
+        Proof::Anonymous => Err(Fault::Unproven(UNPROVEN).into()),
+        Proof::Certificate(_) | Proof::LocalAdmin => Ok(request),
+    }
+}
+
 fn peer<T>(request: &Request<T>) -> Result<&Peer, Fault> {
     request.extensions().get().ok_or_else(|| Fault::Internal("a request without a peer".into()))
 }
 
 const EXPIRED: &str = "the certificate has expired";
+const UNPROVEN: &str = "sign in first: run `tsh login`";

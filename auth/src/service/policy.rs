@@ -6,6 +6,7 @@ use net::shutdown::Shutdown;
 use proto::rpc::policy_server::Policy;
 use proto::rpc::{SignedSnapshot, WatchRequest};
 use tonic::{Request, Response, Status};
+use tracing::warn;
 
 use super::caller::Gate;
 use super::{Answers, answers};
@@ -26,7 +27,14 @@ impl Policy for PolicyService {
         &self,
         request: Request<WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        self.gate.host(&request)?;
+        let host = self.gate.host(&request)?;
+        let (known, ours) = (request.get_ref().known_revision, self.snapshots.current().revision());
+        if known > ours {
+            warn!(
+                host = %host.host_id(), known, ours,
+                "a machine has a newer policy than auth, and takes no other until auth's is newer: was auth restored from an older backup?"
+            );
+        }
         let mut newest = self.snapshots.watch();
         let shutdown = self.shutdown.clone();
         let (sender, receiver) = answers();

@@ -9,9 +9,9 @@ use proto::resource::HostRole;
 use proto::rpc::audit_client::AuditClient;
 use proto::rpc::upload_request::Part;
 use proto::rpc::{
-    AppendRequest, DownloadRequest, ListRecordingsRequest, RecordingHead, RecordingSeal,
-    RecordingStatusRequest, SearchRequest, SequencedEvent, TailRequest, UploadRequest,
-    UploadResponse,
+    AppendRequest, DownloadRequest, ListRecordingsRequest, PutResourceRequest, RecordingHead,
+    RecordingSeal, RecordingStatusRequest, SearchRequest, SequencedEvent, TailRequest,
+    UploadRequest, UploadResponse,
 };
 use sha2::{Digest as _, Sha256};
 use time::OffsetDateTime;
@@ -354,6 +354,59 @@ async fn who_may_see_a_recording_leaves_a_trace() {
             format!("T2012I session.recording.access ann {}", ids[1]),
         ]
     );
+}
+
+#[tokio::test]
+async fn a_lock_ends_access_to_ones_own_recordings() {
+    let cluster = Cluster::start().await;
+    let machine = cluster.join(HostRole::Node, "web1").await;
+    let id = sid(1);
+    let summary = recording(&machine, &id, "alice");
+    let parts = vec![head(id.as_str(), &summary), Part::Chunk(b"x".to_vec()), seal(b"x")];
+    upload(&machine.channel, parts).await.unwrap();
+    let secret = cluster.user("alice", &["access"], &["alice"]).await;
+    let alice = cluster.signed_in("alice", &secret).await;
+    assert_eq!(download(&alice, id.as_str()).await.unwrap(), b"x");
+    let lock = r#"{"kind":"lock","version":"v2","metadata":{"name":"l"},"spec":{"target":{"user":"alice"}}}"#;
+    let put = PutResourceRequest { resource: lock.into(), overwrite: false };
+    cluster.admin().put_resource(put).await.unwrap();
+    refused(download(&alice, id.as_str()).await, Code::PermissionDenied);
+    let list = ListRecordingsRequest::default();
+    let listed = AuditClient::new(alice).list_recordings(list).await;
+    refused(listed, Code::PermissionDenied);
+}
+
+#[tokio::test]
+async fn one_machine_does_not_keep_others_from_uploading() {
+    let cluster = Cluster::start().await;
+    let greedy = cluster.join(HostRole::Node, "web1").await;
+    let other = cluster.join(HostRole::Node, "web2").await;
+    let mut open = Vec::new();
+    for byte in 1..=9 {
+        let id = sid(byte);
+        let (parts, stream) = tokio::sync::mpsc::channel(2);
+        let part = Some(head(id.as_str(), &recording(&greedy, &id, "alice")));
+        parts.send(UploadRequest { part }).await.unwrap();
+        let mut client = AuditClient::new(greedy.channel.clone());
+        let stream = tokio_stream::wrappers::ReceiverStream::new(stream);
+        let call = tokio::spawn(async move { client.upload_recording(stream).await });
+        open.push((parts, call));
+    }
+    // One of the nine is refused, whichever came last.
+    let refusal = async {
+        loop {
+            if let Some(at) = open.iter().position(|(_, call)| call.is_finished()) {
+                return open.swap_remove(at).1.await.unwrap();
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let refusal = tokio::time::timeout(Duration::from_secs(20), refusal).await.unwrap();
+    assert!(refused(refusal, Code::ResourceExhausted).contains("this machine"));
+    assert!(open.iter().all(|(_, call)| !call.is_finished()));
+    let id = sid(99);
+    let parts = vec![head(id.as_str(), &recording(&other, &id, "bob")), seal(b"")];
+    assert!(upload(&other.channel, parts).await.unwrap().complete);
 }
 
 #[tokio::test]

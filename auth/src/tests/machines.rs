@@ -14,8 +14,9 @@ use proto::rpc::inventory_client::InventoryClient;
 use proto::rpc::join_client::JoinClient;
 use proto::rpc::policy_client::PolicyClient;
 use proto::rpc::{
-    DeleteResourceRequest, HeartbeatRequest, ListNodesRequest, PutResourceRequest, RenewRequest,
-    SignHostRequest, StatusRequest, WatchRequest,
+    CreateTokenRequest, DeleteResourceRequest, HeartbeatRequest, ListNodesRequest,
+    PutResourceRequest, RegisterRequest, RenewRequest, SignHostRequest, StatusRequest,
+    WatchRequest,
 };
 use proto::snapshot::{Authorities, SIGNATURE_CONTEXT, Snapshot};
 use tonic::Code;
@@ -235,6 +236,53 @@ fn read(verifier: &Verifier, signed: proto::rpc::SignedSnapshot) -> Snapshot {
         .signed_by_host_authority(SIGNATURE_CONTEXT, &signed.payload, &signed.signature)
         .unwrap();
     serde_json::from_slice(&signed.payload).unwrap()
+}
+
+#[tokio::test]
+async fn the_keys_of_another_machine_do_not_give_its_name() {
+    let cluster = Cluster::start().await;
+    let token = cluster.token(&["node"]).await;
+    let (theirs, mine) = (KeyPairs::generate().unwrap(), KeyPairs::generate().unwrap());
+    let request = |ssh: &KeyPairs, tls: &KeyPairs| RegisterRequest {
+        token: token.clone(),
+        role: "node".into(),
+        nodename: "web1".into(),
+        ssh_public_key: ssh.ssh_public_line(),
+        tls_public_key: tls.tls_spki(),
+        principals: Vec::new(),
+    };
+    let mut join = JoinClient::new(cluster.anonymous());
+    join.register(request(&theirs, &theirs)).await.unwrap();
+    // An SSH certificate for a key of mine with their name would let me pass for them.
+    refused(join.register(request(&mine, &theirs)).await, Code::AlreadyExists);
+    refused(join.register(request(&theirs, &mine)).await, Code::AlreadyExists);
+    join.register(request(&theirs, &theirs)).await.unwrap();
+}
+
+#[tokio::test]
+async fn without_a_proxy_of_its_own_auth_shows_one_that_reports() {
+    let dir = tempfile::tempdir().unwrap();
+    let cluster = Cluster::start_without_proxy(dir).await;
+    let shown = async || {
+        let request = CreateTokenRequest { roles: vec!["node".into()], ..Default::default() };
+        cluster.admin().create_token(request).await.unwrap().into_inner().proxy_address
+    };
+    assert_eq!(shown().await, "");
+    for (nodename, address) in [("a", "x;id:1"), ("b", "proxy.example.com:443"), ("c", "late:1")] {
+        let proxy = cluster.join(HostRole::Proxy, nodename).await;
+        let beat = HeartbeatRequest {
+            role: "proxy".into(),
+            nodename: nodename.into(),
+            address: address.into(),
+            ..HeartbeatRequest::default()
+        };
+        InventoryClient::new(proxy.channel).heartbeat(beat).await.unwrap();
+    }
+    assert_eq!(shown().await, "proxy.example.com:443");
+    let status = cluster.admin().status(StatusRequest {}).await.unwrap().into_inner();
+    assert_eq!(status.proxy_address, "proxy.example.com:443");
+    cluster.advance(600);
+    assert_eq!(shown().await, "");
 }
 
 #[tokio::test]

@@ -66,9 +66,20 @@ impl Cluster {
     }
 
     async fn start_in(dir: tempfile::TempDir, now: i64) -> Self {
+        let config = config(dir.path());
+        Self::start_with(config, dir, now).await
+    }
+
+    /// As in a process without a proxy.
+    async fn start_without_proxy(dir: tempfile::TempDir) -> Self {
+        let config = AuthConfig { proxy_address: String::new(), ..config(dir.path()) };
+        Self::start_with(config, dir, net::unix_now() - 4 * 3600).await
+    }
+
+    async fn start_with(config: AuthConfig, dir: tempfile::TempDir, now: i64) -> Self {
         let (clock, hand) = Clock::fake(now);
         let shutdown = Shutdown::new();
-        let auth = start_at(config(dir.path()), shutdown.clone(), clock).await.unwrap();
+        let auth = start_at(config, shutdown.clone(), clock).await.unwrap();
         Self { auth, hand, shutdown, dir }
     }
 

@@ -3,12 +3,13 @@
 use pki::keys::KeyPairs;
 use pki::{Identity, Verifier};
 use proto::rpc::admin_client::AdminClient;
+use proto::rpc::audit_client::AuditClient;
 use proto::rpc::inventory_client::InventoryClient;
 use proto::rpc::join_client::JoinClient;
 use proto::rpc::sign_in_client::SignInClient;
 use proto::rpc::{
-    AcceptInviteRequest, ListNodesRequest, OpenInviteRequest, PutResourceRequest, RenewRequest,
-    ResetUserRequest, StatusRequest,
+    AcceptInviteRequest, AppendRequest, ListNodesRequest, OpenInviteRequest, PutResourceRequest,
+    RenewRequest, ResetUserRequest, SequencedEvent, StatusRequest,
 };
 use proto::snapshot::Authorities;
 use tonic::Code;
@@ -225,4 +226,20 @@ async fn a_certificate_of_another_cluster_is_refused_not_ignored() {
     let answer =
         SignInClient::new(channel).open_invite(OpenInviteRequest { token: "x".into() }).await;
     assert_ne!(answer.unwrap_err().code(), Code::Unauthenticated, "the connection itself fails");
+}
+
+#[tokio::test]
+async fn a_stranger_is_asked_for_a_certificate_before_the_message_is_read() {
+    let cluster = Cluster::start().await;
+    let json = vec![b' '; net::auth_client::MESSAGE_BYTES_MAX];
+    let events = vec![SequencedEvent { sequence: 1, json }];
+    // Longer than any service takes: whoever read its beginning would answer with that.
+    let append = AuditClient::new(cluster.anonymous()).append(AppendRequest { events }).await;
+    refused(append, Code::Unauthenticated);
+    let put = PutResourceRequest { resource: vec![b' '; 5 * 1024 * 1024], overwrite: false };
+    let put = AdminClient::new(cluster.anonymous()).put_resource(put).await;
+    refused(put, Code::Unauthenticated);
+    let open = OpenInviteRequest { token: "0".repeat(17 * 1024) };
+    let open = SignInClient::new(cluster.anonymous()).open_invite(open).await;
+    refused(open, Code::OutOfRange);
 }
