@@ -174,7 +174,7 @@ impl Log {
         Follow { log: self.clone(), filter, newest, seen }
     }
 
-    /// Whether another host than `source` has sent events of this session.
+    /// Whether another host than `source` was the first to send an event of this session.
     ///
     /// # Errors
     /// See [`LogError`].

@@ -12,6 +12,7 @@ use serde::Deserialize as _;
 use serde_json::Value;
 
 use super::EVENT_BYTES_MAX;
+use super::writer::OWN_SOURCE;
 
 /// An event as it will stand in the file, and what the index needs of it.
 #[derive(Debug, Clone)]
@@ -71,11 +72,12 @@ pub(super) fn line(event: &Event, value: &Value) -> Line {
     }
 }
 
-/// As [`line`], from a line of the file.
-pub(super) fn reread(text: &str) -> Result<Line, String> {
-    let value: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
+/// As [`line`], from a line of the file; and who had sent it.
+pub(super) fn reread(text: &[u8]) -> Result<(String, Line), String> {
+    let value: Value = serde_json::from_slice(text).map_err(|error| error.to_string())?;
     let event = Event::deserialize(&value).map_err(|error| error.to_string())?;
-    Ok(line(&event, &value))
+    let source = server_of(&event.body).map_or(OWN_SOURCE, HostId::as_str);
+    Ok((source.to_owned(), line(&event, &value)))
 }
 
 /// The host that an event tells of, for those that hosts send.

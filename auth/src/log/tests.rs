@@ -97,8 +97,14 @@ async fn a_lost_index_is_made_again_from_the_files() {
         let file = file.unwrap();
         std::fs::copy(file.path(), copy.path().join("log").join(file.file_name())).unwrap();
     }
+    // One line has become unreadable: those behind it are still events.
+    let path = copy.path().join("log/2027-01-15.00:00:00.log");
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[10] = 0xff;
+    std::fs::write(&path, &bytes).unwrap();
     let log = open(copy.path(), &clock);
-    assert_eq!(names(&log).await, ["a", "b", "c"]);
+    assert_eq!(names(&log).await, ["b", "c"]);
+    assert_eq!(std::fs::read(&path).unwrap(), bytes, "nothing is cut off");
 }
 
 #[tokio::test]

@@ -213,15 +213,12 @@ impl Writer {
         let mut offset = from;
         let mut found = Vec::new();
         loop {
-            let mut line = String::new();
-            let read = reader.read_line(&mut line);
-            let text = match read {
-                Ok(0) => break,
-                Ok(_) => line.strip_suffix('\n'),
-                Err(error) if error.kind() == std::io::ErrorKind::InvalidData => None,
-                Err(error) => return Err(fail(error)),
-            };
-            let Some(text) = text else {
+            let mut line = Vec::new();
+            if reader.read_until(b'\n', &mut line).map_err(fail)? == 0 {
+                break;
+            }
+            // Only a line without an end is torn. A damaged one in the middle stays, and so do those behind it.
+            let Some(text) = line.strip_suffix(b"\n") else {
                 warn!(path = %path.display(), offset, "a torn last line of the event log is cut off; it was never acknowledged");
                 file.set_len(offset).and_then(|()| file.sync_all()).map_err(fail)?;
                 break;
@@ -229,7 +226,7 @@ impl Writer {
             let length = to_u64(text.len());
             let place = Place { file: name.to_owned(), offset, length };
             match reread(text) {
-                Ok(line) => found.push(entry(String::new(), 0, line, place)),
+                Ok((source, line)) => found.push(entry(source, 0, line, place)),
                 Err(reason) => warn!(path = %path.display(), offset, reason, "a line is no event"),
             }
             offset += length + 1;

@@ -128,14 +128,16 @@ impl EventIndex {
             .map_err(database)
     }
 
-    /// Whether another source has events of this session.
+    /// Whether another source was the first with an event of this session. Who comes later may have heard of it.
     pub(crate) fn session_is_foreign(&self, sid: &str, source: &str) -> Result<bool, StoreError> {
-        self.connection
+        let first: Option<String> = self
+            .connection
             .prepare_cached(
-                "SELECT 1 FROM events WHERE sid = ?1 AND source NOT IN (?2, 'auth', '')",
+                "SELECT source FROM events WHERE sid = ?1 AND source <> 'auth' ORDER BY id LIMIT 1",
             )
-            .and_then(|mut statement| statement.exists([sid, source]))
-            .map_err(database)
+            .and_then(|mut statement| statement.query_row([sid], |row| row.get(0)).optional())
+            .map_err(database)?;
+        Ok(first.is_some_and(|first| first != source))
     }
 
     /// The newest `limit` matches, newest first.

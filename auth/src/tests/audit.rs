@@ -292,6 +292,17 @@ async fn a_recording_belongs_to_the_machine_of_its_session() {
         upload(&machine.channel, vec![head(mixed.as_str(), &own)]).await,
         Code::PermissionDenied,
     );
+    // Who hears of a session and claims events of it does not keep its machine from sending the recording.
+    let claimed = sid(6);
+    append(&machine.channel, vec![sequenced(&cluster, 9, start_of(&machine, &claimed, "alice"))])
+        .await
+        .unwrap();
+    let forged = sequenced(&cluster, 9, start_of(&other, &claimed, "alice"));
+    append(&other.channel, vec![forged]).await.unwrap();
+    let parts =
+        |of: &Machine| vec![head(claimed.as_str(), &recording(of, &claimed, "alice")), seal(b"")];
+    refused(upload(&other.channel, parts(&other)).await, Code::PermissionDenied);
+    assert!(upload(&machine.channel, parts(&machine)).await.unwrap().complete);
     refused(upload(&machine.channel, vec![seal(b"")]).await, Code::InvalidArgument);
     let long = vec![head(id.as_str(), &own), Part::Chunk(vec![0; 256 * 1024 + 1])];
     refused(upload(&machine.channel, long).await, Code::InvalidArgument);
