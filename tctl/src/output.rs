@@ -20,6 +20,11 @@ pub(crate) fn plain(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).collect()
 }
 
+/// A proxy's address for a command to be copied; a stand-in while auth knows of no proxy.
+pub(crate) fn proxy_or_blank(address: &str) -> String {
+    if address.is_empty() { "PROXY:PORT".into() } else { plain(address) }
+}
+
 /// Columns under a dashed head, as wide as their widest cell.
 pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     let rows: Vec<Vec<String>> =
@@ -96,6 +101,12 @@ mod tests {
         web1      env=prod
         ab[31m
         ");
+    }
+
+    #[test]
+    fn a_missing_proxy_is_a_blank_to_fill_in() {
+        assert_eq!(proxy_or_blank(""), "PROXY:PORT");
+        assert_eq!(proxy_or_blank("a:1"), "a:1");
     }
 
     #[test]

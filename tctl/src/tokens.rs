@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::failure::Failure;
 use crate::flags::{TokensAddArgs, TokensCommand};
-use crate::output::{Format, pairs, plain, print, rfc3339, structured, table};
+use crate::output::{Format, pairs, plain, print, proxy_or_blank, rfc3339, structured, table};
 use crate::resources::{delete, fetch, word, words};
 use crate::{Admin, call};
 
@@ -67,7 +67,7 @@ fn show(token: &CreateTokenResponse, args: &TokensAddArgs) -> Result<String, Fai
     let way = if args.roles.iter().any(|role| role.eq_ignore_ascii_case("proxy")) {
         format!("--auth-server={}", plain(&token.auth_address))
     } else {
-        format!("--proxy={}", plain(&token.proxy_address))
+        format!("--proxy={}", proxy_or_blank(&token.proxy_address))
     };
     Ok(format!(
         "The join token, good until {expires}:\n\n  {}\n\n\

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::failure::Failure;
 use crate::flags::{UsersAddArgs, UsersCommand, UsersUpdateArgs};
-use crate::output::{Format, plain, print, rfc3339, structured, table};
+use crate::output::{Format, plain, print, proxy_or_blank, rfc3339, structured, table};
 use crate::resources::{delete, fetch, word, words};
 use crate::{Admin, call};
 
@@ -83,7 +83,7 @@ fn show_invite(invite: &InviteResponse, format: Format) -> Result<String, Failur
         return structured(&value, format);
     }
     let (user, proxy, pin) =
-        (plain(&invite.user), plain(&invite.proxy_address), plain(&invite.ca_pin));
+        (plain(&invite.user), proxy_or_blank(&invite.proxy_address), plain(&invite.ca_pin));
     Ok(format!(
         "User {user:?} exists but has no password yet. Let them run, until {expires}:\n\n  \
          tsh invite --proxy={proxy} --ca-pin={pin}\n\n\
