@@ -22,8 +22,11 @@ use crate::config::{Config, NodeSection, ProxySection};
 use crate::diag::Diag;
 use crate::health::Health;
 
-/// After the drain, tasks get so long to end by themselves.
-const STOP_WITHIN: Duration = Duration::from_secs(5);
+/// After the drain, tasks get so long to end by themselves: longer than a node waits for a program that ignores SIGHUP
+/// before it kills it (5 s), and for its client to read why (2 s).
+const STOP_WITHIN: Duration = Duration::from_secs(15);
+/// For blocking calls under way; with the drain and [`STOP_WITHIN`] less than the 90 s of the unit file in the guide.
+const THREADS_END_WITHIN: Duration = Duration::from_secs(5);
 
 /// Runs until a signal.
 pub(crate) fn run(config: Config) -> anyhow::Result<()> {
@@ -32,7 +35,7 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let result = runtime.block_on(live(config));
-    runtime.shutdown_timeout(STOP_WITHIN);
+    runtime.shutdown_timeout(THREADS_END_WITHIN);
     result
 }
 
@@ -296,7 +299,7 @@ async fn start_node(
             labels: section.labels.clone(),
             proxy: proxy.clone(),
             environment_allow: section.environment_allow.clone(),
-            shell_helper: std::env::current_exe().context("the path of this program")?,
+            shell_helper: SELF.into(),
         },
         host,
         policy,
@@ -308,6 +311,9 @@ async fn start_node(
     follow_tunnel(node.tunnel_state(), proxy, health.clone());
     Ok(node)
 }
+
+/// This very program for children: also after its file was replaced, and where the session's user can't reach the file.
+const SELF: &str = "/proc/self/exe";
 
 /// Keeps the node's readiness as its tunnel is.
 fn follow_tunnel(

@@ -52,6 +52,23 @@ pub(crate) fn recheck(
     ask(node, identity, login, net::unix_now().min(while_valid)).map(drop)
 }
 
+/// Whether one more forwarded connection may open now, under the newest policy and with a certificate that is still
+/// good, as for a new session.
+///
+/// # Errors
+/// Why not, for the audit log.
+pub(crate) fn may_forward(
+    node: &NodeContext,
+    identity: &UserIdentity,
+    login: &Login,
+) -> Result<(), String> {
+    match ask(node, identity, login, net::unix_now()) {
+        Ok(permit) if permit.options().port_forwarding => Ok(()),
+        Ok(_) => Err("a role forbids port forwarding".to_owned()),
+        Err(denial) => Err(denial.to_string()),
+    }
+}
+
 fn ask(
     node: &NodeContext,
     identity: &UserIdentity,

@@ -64,7 +64,7 @@ pub struct NodeConfig {
     pub proxy: String,
     /// Environment variables that clients may send: names, or prefixes that end in `*`.
     pub environment_allow: Vec<String>,
-    /// Our own binary, which knows the subcommand `sftp-server`: `/proc/self/exe`.
+    /// Our own binary, which knows the subcommand `sftp-server`: `/proc/self/exe`, as the child resolves it.
     pub shell_helper: PathBuf,
 }
 
@@ -100,7 +100,7 @@ impl Node {
     pub fn tunnel_state(&self) -> watch::Receiver<State> {
         self.state.clone()
     }
-    /// Sessions running now.
+    /// Sessions and forwarded connections running now.
     pub fn sessions(&self) -> usize {
         self.context.sessions.load(Ordering::Relaxed)
     }

@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::timeout;
 
+use crate::admit;
 use crate::ssh::connection::{Admitted, Connection};
 
 /// Answers a request for a connection. The dialing is a task: the client's other channels go on meanwhile.
@@ -26,10 +27,11 @@ pub(crate) async fn open(
     let host: String = host.chars().filter(|c| !c.is_control()).take(HOST_CHARS_MAX).collect();
     let address =
         if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
-    let refuse = if !admitted.session.options().port_forwarding {
-        Some(("a role forbids port forwarding", ChannelOpenFailure::AdministrativelyProhibited))
+    let allowed = admit::may_forward(&connection.node, &admitted.identity, &admitted.login);
+    let refuse = if let Err(reason) = allowed {
+        Some((reason, ChannelOpenFailure::AdministrativelyProhibited))
     } else if u16::try_from(port).is_err() || host.is_empty() {
-        Some(("no such address", ChannelOpenFailure::ConnectFailed))
+        Some(("no such address".to_owned(), ChannelOpenFailure::ConnectFailed))
     } else {
         None
     };
@@ -48,6 +50,8 @@ pub(crate) async fn open(
     let of_task = connection.clone();
     connection.tasks.spawn(async move {
         let _slot = slot;
+        // A node that drains waits for forwards as for sessions.
+        let _counted = of_task.node.count_session();
         forward(&of_task, channel, (host, port), &address, reply).await;
     });
 }

@@ -10,7 +10,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, PidfdFlags, Signal};
+use tokio::io::unix::AsyncFd;
 use tokio::process::Child;
 
 use crate::account::{Account, Serves};
@@ -34,9 +35,28 @@ pub(crate) enum Program<'a> {
 pub(crate) struct Process {
     pub(crate) child: Child,
     pub(crate) pid: Pid,
+    pub(crate) exit: Exit,
     pub(crate) io: Io,
     /// What an SFTP server tells about its operations.
     pub(crate) reports: Option<Endpoint>,
+}
+
+/// The end of a process, seen without reaping it: until then its number, and with it the session's and the group's, is
+/// nobody else's, so that a signal meant for it can't meet a stranger. Needs Linux 5.3 for the descriptor.
+#[derive(Debug)]
+pub(crate) struct Exit(AsyncFd<OwnedFd>);
+
+impl Exit {
+    fn of(pid: Pid) -> io::Result<Self> {
+        let fd = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
+        Ok(Self(crate::sys::poll::register(fd)?))
+    }
+
+    /// Waits for it; at once when it was already.
+    pub(crate) async fn wait(&self) {
+        // Fails only when the runtime stops, which ends the waiting as well.
+        drop(self.0.readable().await);
+    }
 }
 
 /// Our ends.
@@ -90,7 +110,10 @@ pub(crate) fn start(start: Start<'_>) -> io::Result<Process> {
         None => pipes(&mut command)?,
     };
     follow(&mut command, plan);
-    let child = tokio::process::Command::from(command).spawn()?;
+    let mut command = tokio::process::Command::from(command);
+    // Nothing of ours runs on without anybody who records it.
+    command.kill_on_drop(true);
+    let child = command.spawn()?;
     let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
     let pid = pid.ok_or_else(|| io::Error::other("a child without a number"))?;
     // The child's end closes with `theirs`: only now, since the plan names it by number.
@@ -98,7 +121,7 @@ pub(crate) fn start(start: Start<'_>) -> io::Result<Process> {
         Some((ours, _theirs)) => Some(Endpoint::new(OwnedFd::from(ours))?),
         None => None,
     };
-    Ok(Process { child, pid, io, reports })
+    Ok(Process { child, pid, exit: Exit::of(pid)?, io, reports })
 }
 
 fn command(account: &Account, program: Program<'_>) -> Command {
@@ -149,22 +172,32 @@ pub(crate) enum Ending {
     Kill,
 }
 
-/// Ends a session whose leader has not been waited for, and waits for the leader. A process that has left the session
-/// by `setsid` is not found: that needs a cgroup.
-pub(crate) async fn end(child: &mut Child, leader: Pid, ending: Ending) {
+/// Ends a session whose leader has not been reaped, and waits for the leader. A process that has left the session by
+/// `setsid` is not found: that needs a cgroup.
+pub(crate) async fn end(exit: &Exit, leader: Pid, ending: Ending) {
     signal_all(&members(leader).await, Signal::HUP);
-    if tokio::time::timeout(KILL_AFTER, child.wait()).await.is_ok() && ending == Ending::HangUp {
-        return;
-    }
-    // The leader may be gone by now, but its number stays reserved while members of its session live.
-    let left = members(leader).await;
+    let gone = tokio::time::timeout(KILL_AFTER, exit.wait()).await.is_ok();
     match ending {
+        Ending::HangUp if gone => return,
         Ending::HangUp => signal_all(&[leader], Signal::KILL),
-        Ending::Kill => signal_all(&left, Signal::KILL),
+        Ending::Kill => kill_all(leader).await,
     }
-    if tokio::time::timeout(KILL_AFTER, child.wait()).await.is_err() {
+    if tokio::time::timeout(KILL_AFTER, exit.wait()).await.is_err() {
         tracing::error!(pid = leader.as_raw_nonzero(), "a session's process cannot be killed");
     }
+}
+
+/// Kills what lives of a session. More than once: a process may have forked between the listing and its end.
+async fn kill_all(leader: Pid) {
+    for _ in 0..KILL_ROUNDS {
+        let left = members(leader).await;
+        if left.is_empty() {
+            return;
+        }
+        signal_all(&left, Signal::KILL);
+        tokio::task::yield_now().await;
+    }
+    tracing::error!(pid = leader.as_raw_nonzero(), "processes of a session may live on");
 }
 
 fn signal_all(processes: &[Pid], signal: Signal) {
@@ -177,13 +210,13 @@ fn signal_all(processes: &[Pid], signal: Signal) {
     }
 }
 
-/// The processes of a session, from `/proc` (proc_pid_stat(5): field 6 is the session).
+/// The living processes of a session, from `/proc`.
 async fn members(leader: Pid) -> Vec<Pid> {
     tokio::task::spawn_blocking(move || {
         let Ok(folder) = std::fs::read_dir("/proc") else { return vec![leader] };
         folder
             .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok())
-            .filter(|pid| session_of(*pid) == Some(leader.as_raw_nonzero().get()))
+            .filter(|pid| living_session_of(*pid) == Some(leader.as_raw_nonzero().get()))
             .filter_map(Pid::from_raw)
             .collect()
     })
@@ -191,12 +224,18 @@ async fn members(leader: Pid) -> Vec<Pid> {
     .unwrap_or_default()
 }
 
-fn session_of(pid: i32) -> Option<i32> {
+/// The session of a process that is no zombie (proc_pid_stat(5): field 3 is the state, field 6 the session).
+fn living_session_of(pid: i32) -> Option<i32> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The second field, the name, may hold anything, parentheses too: count from its last one.
     let (_, after_name) = stat.rsplit_once(')')?;
-    after_name.split_ascii_whitespace().nth(3)?.parse().ok()
+    let mut fields = after_name.split_ascii_whitespace();
+    let state = fields.next()?;
+    let session = fields.nth(2)?.parse().ok()?;
+    (!matches!(state, "Z" | "X")).then_some(session)
 }
 
 /// For programs to tidy up after SIGHUP.
 pub(crate) const KILL_AFTER: Duration = Duration::from_secs(5);
+/// One is enough unless a program forks without end; each finds fewer.
+const KILL_ROUNDS: usize = 100;

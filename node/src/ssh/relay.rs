@@ -62,7 +62,7 @@ impl Running {
             rx: AtomicU64::new(0),
             tx: AtomicU64::new(0),
         };
-        let (mut status, mut ended) = (None, None);
+        let (mut exited, mut ended) = (false, None);
         {
             let (input, output) = process.io.halves();
             let input = flow.take_input(&mut reader, input, process.pid, self.size);
@@ -71,9 +71,9 @@ impl Running {
             let output = async { tokio::try_join!(output, reports).map(drop) };
             tokio::pin!(input, output);
             let mut drained = false;
-            while ended.is_none() && !(drained && status.is_some()) {
+            while ended.is_none() && !(drained && exited) {
                 tokio::select! {
-                    exited = process.child.wait(), if status.is_none() => status = exited.ok(),
+                    () = process.exit.wait(), if !exited => exited = true,
                     result = &mut output, if !drained => {
                         drained = true;
                         ended = result.err().map(End::Unrecorded);
@@ -88,14 +88,18 @@ impl Running {
             tracing::error!(session = %session.id(), %error, "a strict session is ended");
         }
         let (rx, tx) = (flow.rx.load(Ordering::Relaxed), flow.tx.load(Ordering::Relaxed));
-        if status.is_none() {
-            let ending = match end {
-                End::ClientGone | End::Exited => Ending::HangUp,
-                End::Cut | End::Unrecorded(_) => Ending::Kill,
-            };
-            process::end(&mut process.child, process.pid, ending).await;
-            status = process.child.try_wait().ok().flatten();
+        match end {
+            // What a leader that has ended left behind lives on only with leave.
+            End::Cut | End::Unrecorded(_) => {
+                process::end(&process.exit, process.pid, Ending::Kill).await;
+            }
+            End::ClientGone | End::Exited if !exited => {
+                process::end(&process.exit, process.pid, Ending::HangUp).await;
+            }
+            End::ClientGone | End::Exited => {}
         }
+        // Reaped only now: until here nobody else could get its number.
+        let status = process.child.try_wait().ok().flatten();
         let over = Over {
             session: &session,
             recording,

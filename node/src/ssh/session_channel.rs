@@ -175,6 +175,11 @@ async fn permitted(
         auth::reject(connection, user, &admitted.login, "/etc/nologin is there").await;
         return Err(text);
     }
+    let command = ask.command_text();
+    if serde_json::to_string(&command).map_or(usize::MAX, |text| text.len()) > COMMAND_BYTES_MAX {
+        auth::reject(connection, user, &admitted.login, "the command is too long").await;
+        return Err("the command is too long to be recorded".to_owned());
+    }
     if *ask == Ask::Sftp && !session.options().file_copy {
         let event = event::Sftp {
             session: session.facts(),
@@ -309,6 +314,9 @@ impl NotStarted<'_> {
 }
 
 const NOT_POSSIBLE: &str = "a session is not possible now: its record cannot be kept";
+/// As JSON, in which a control character takes six bytes: with the rest of an event or a recording's note it stays below
+/// what the spool and auth take, so that no session is made whose record is refused. Linux' own limit of an argument.
+const COMMAND_BYTES_MAX: usize = 128 * 1024;
 const NOLOGIN: &str = "/etc/nologin";
 /// A notice, not a book.
 const NOLOGIN_BYTES_MAX: usize = 4096;

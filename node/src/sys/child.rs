@@ -41,6 +41,11 @@ fn become_plan(plan: &Plan) -> io::Result<()> {
     // SAFETY: plain system calls on numbers and on a NUL-terminated string that `plan` owns.
     unsafe {
         check(libc::setsid())?;
+        // Whoever started us may have told us to ignore some (nohup, a script's `&`): that is not for sessions. Those
+        // that libc keeps for itself can't be changed, and need not be.
+        for signal in 1..=SIGNALS_MAX {
+            libc::signal(signal, libc::SIG_DFL);
+        }
         if plan.controlling_terminal {
             check(libc::ioctl(0, libc::TIOCSCTTY, 0))?;
         }
@@ -62,6 +67,9 @@ fn become_plan(plan: &Plan) -> io::Result<()> {
     }
     Ok(())
 }
+
+/// Linux has 64 on every architecture that this is built for (`_NSIG`).
+const SIGNALS_MAX: libc::c_int = 64;
 
 fn take_rights(switch: &Switch) -> io::Result<()> {
     // SAFETY: `groups` points to as many numbers as its length says; the rest are plain numbers.
@@ -135,5 +143,21 @@ mod tests {
         let home = CString::new("/").unwrap();
         follow(&mut command, Plan { switch, controlling_terminal: false, inherit: None, home });
         assert!(command.status().is_err());
+    }
+
+    #[test]
+    fn a_child_ignores_no_signal_that_its_parent_was_told_to_ignore() {
+        // Ours for a moment; `nohup postern start` is the same from its beginning.
+        // SAFETY: a plain system call; no other test of this crate is about SIGURG.
+        unsafe { libc::signal(libc::SIGURG, libc::SIG_IGN) };
+        let mut command = Command::new("/bin/grep");
+        command.args(["SigIgn:", "/proc/self/status"]);
+        let home = CString::new("/").unwrap();
+        let plan = Plan { switch: None, controlling_terminal: false, inherit: None, home };
+        follow(&mut command, plan);
+        let output = command.output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let ignored = u64::from_str_radix(text.split_whitespace().nth(1).unwrap(), 16).unwrap();
+        assert_eq!(ignored >> (libc::SIGURG - 1) & 1, 0, "{text}");
     }
 }

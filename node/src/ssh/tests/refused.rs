@@ -134,6 +134,43 @@ async fn forwards_are_refused_where_roles_say_so() {
 }
 
 #[tokio::test]
+async fn nothing_more_is_forwarded_once_the_certificate_has_ended() {
+    let cluster = Cluster::new("{}");
+    let now = net::unix_now();
+    let person =
+        cluster.person(&[own_login()], Validity { not_before: now - 60, not_after: now + 2 });
+    let mut handle = cluster.connect().await;
+    assert!(person.try_sign_in(&mut handle, own_login()).await.success());
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let open =
+        async || handle.channel_open_direct_tcpip("127.0.0.1", port.into(), "127.0.0.1", 1).await;
+    let first = open().await.unwrap();
+    while net::unix_now() <= now + 2 {
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    assert!(open().await.is_err());
+    drop(first);
+    let refused = cluster.audit.events().into_iter().any(|(body, _)| match body {
+        Body::Port(port) => port.outcome.error.contains("expired"),
+        _ => false,
+    });
+    assert!(refused, "{:?}", cluster.audit.events());
+}
+
+#[tokio::test]
+async fn a_command_that_no_record_can_hold_is_refused() {
+    let cluster = Cluster::new("{}");
+    let handle = cluster.sign_in().await;
+    let mut channel = handle.channel_open_session().await.unwrap();
+    // Six bytes each in JSON.
+    channel.exec(true, format!("echo ran; : {}", "\x01".repeat(30_000))).await.unwrap();
+    let said = listen(&mut channel).await;
+    assert!(said.refused && said.error.contains("too long"), "{said:?}");
+    assert_eq!(cluster.audit.names(), ["session.rejected"]);
+}
+
+#[tokio::test]
 async fn a_forward_to_nowhere_fails_and_is_told() {
     let cluster = Cluster::new("{}");
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

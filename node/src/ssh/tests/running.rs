@@ -150,6 +150,21 @@ async fn a_lock_ends_what_runs_and_says_so() {
 }
 
 #[tokio::test]
+async fn a_lock_ends_what_an_ended_program_left_behind() {
+    let cluster = Cluster::new("{}");
+    let handle = cluster.sign_in().await;
+    let mut channel = handle.channel_open_session().await.unwrap();
+    // The shell ends at once; its child keeps the output open.
+    channel.exec(true, "trap '' HUP; sleep 1000 & echo $!").await.unwrap();
+    let pid: i32 = listen_for(&mut channel, "\n").await.trim().parse().unwrap();
+    cluster.lock(r#"{"user":"alice"}"#);
+    let Body::Exec(exec) = cluster.audit.wait("exec").await else { panic!() };
+    assert_eq!(exec.exit_code, "0", "the shell's own status");
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+    assert!(stat.is_err() || stat.unwrap().contains(") Z "));
+}
+
+#[tokio::test]
 async fn an_idle_connection_is_ended() {
     let cluster = Cluster::new(r#"{"client_idle_timeout":"1s"}"#);
     let handle = cluster.sign_in().await;
