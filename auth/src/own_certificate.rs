@@ -1,10 +1,11 @@
-//! Auth's own server certificate: signed by its own host authority, never stored, renewed at half of its life.
+//! Auth's own server certificate: signed by its own host authority, never stored, renewed at half of its life, and when the
+//! clock has been set to a time at which it is not good.
 
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use net::shutdown::Shutdown;
-use pki::authority::Validity;
+use pki::authority::{CLOCK_BEHIND_SECONDS, Validity};
 use pki::claims::HostClaims;
 use pki::keys::KeyPairs;
 use proto::id::{ClusterName, HostId, NodeName};
@@ -27,6 +28,8 @@ pub(crate) struct OwnCertificate {
     claims: HostClaims,
     names: Vec<String>,
     current: ArcSwap<CertifiedKey>,
+    /// The first one, Unix seconds.
+    issued_at: i64,
 }
 
 impl OwnCertificate {
@@ -47,29 +50,33 @@ impl OwnCertificate {
         };
         let mut all = vec![format!("{SNI_AUTH_LABEL}.{INTERNAL}")];
         all.extend_from_slice(names);
+        let issued_at = clock.now();
         let first = sign(&ca, &clock, &claims, &all)?;
-        Ok(Self { ca, clock, claims, names: all, current: ArcSwap::from(first) })
+        Ok(Self { ca, clock, claims, names: all, current: ArcSwap::from(first), issued_at })
     }
 
     /// Renews until `shutdown` stops.
     pub(crate) async fn keep_fresh(&self, shutdown: &Shutdown) {
-        let mut wait = RENEW_AFTER;
+        let mut issued_at = self.issued_at;
         loop {
             tokio::select! {
                 () = shutdown.stopped() => return,
-                () = tokio::time::sleep(wait) => {}
+                () = tokio::time::sleep(LOOK_EVERY) => {}
             }
-            wait = match sign(&self.ca, &self.clock, &self.claims, &self.names) {
+            let now = self.clock.now();
+            if !is_due(issued_at, now) {
+                continue;
+            }
+            match sign(&self.ca, &self.clock, &self.claims, &self.names) {
                 Ok(fresh) => {
                     self.current.store(fresh);
+                    issued_at = now;
                     info!("auth's own certificate is renewed");
-                    RENEW_AFTER
                 }
                 Err(fault) => {
                     error!(error = %fault, "auth's own certificate cannot be renewed");
-                    RETRY_AFTER
                 }
-            };
+            }
         }
     }
 }
@@ -78,6 +85,12 @@ impl ResolvesServerCert for OwnCertificate {
     fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(self.current.load_full())
     }
+}
+
+/// Certificates reach back a little for clocks that are behind, so small steps back need nothing.
+fn is_due(issued_at: i64, now: i64) -> bool {
+    let age = now.saturating_sub(issued_at);
+    !(-CLOCK_BEHIND_SECONDS..RENEW_AFTER_SECONDS).contains(&age)
 }
 
 fn sign(
@@ -94,5 +107,27 @@ fn sign(
 }
 
 const LIFE_SECONDS: i64 = 7 * 24 * 3600;
-const RENEW_AFTER: std::time::Duration = std::time::Duration::from_secs(7 * 24 * 3600 / 2);
-const RETRY_AFTER: std::time::Duration = std::time::Duration::from_secs(60);
+const RENEW_AFTER_SECONDS: i64 = LIFE_SECONDS / 2;
+/// Waiting is measured by another clock, which stands still while the machine sleeps and does not jump: a machine that
+/// boots in 1970 has the right time a minute later.
+const LOOK_EVERY: std::time::Duration = std::time::Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn due_at_half_of_its_life_and_when_the_clock_was_set() {
+        let issued_at = 1_800_000_000;
+        for (now, expect) in [
+            (issued_at, false),
+            (issued_at + RENEW_AFTER_SECONDS - 1, false),
+            (issued_at + RENEW_AFTER_SECONDS, true),
+            (issued_at + 10 * LIFE_SECONDS, true),
+            (issued_at - 1, false),
+            (issued_at - 3600, true),
+        ] {
+            assert_eq!(is_due(issued_at, now), expect, "{}", now - issued_at);
+        }
+    }
+}

@@ -198,6 +198,12 @@ impl Resources {
                 "a lock needs a name of letters, digits and . _ - :".into(),
             ));
         }
+        // Not just any hexadecimal digits: a node called `cafe` is not locked by that name.
+        if matches!(&lock.spec.target, LockTarget::Node(id) if id.as_str().len() != HOST_ID_BYTES) {
+            return Err(Fault::Invalid(
+                "a node is locked by its whole id: see `tctl nodes ls`".into(),
+            ));
+        }
         let (name, target) = (lock.metadata.name.clone(), describe(&lock.spec.target));
         let event = |_| LockCreated { actor, name, target }.into();
         self.put_policy(LOCK_PREFIX, lock, existing, event).await
@@ -386,5 +392,7 @@ fn read<R: DeserializeOwned>(json: &[u8]) -> Result<R, Fault> {
 
 /// Roles or locks in one answer.
 const LIST_MAX: usize = 20_000;
+/// Length of UUID text.
+const HOST_ID_BYTES: usize = 36;
 /// Names in a message.
 const HOLDERS_SHOWN: usize = 10;

@@ -103,6 +103,10 @@ impl Acceptor {
                 debug!(%from, "closed: too many handshakes");
                 continue;
             };
+            let Some(attempt) = self.sources.enter(Source::Handshake(from.ip())) else {
+                debug!(%from, "closed: too many handshakes from this address");
+                continue;
+            };
             let Some(source) = self.sources.enter(Source::Address(from.ip())) else {
                 debug!(%from, "closed: too many handshakes or sign-ins from this address");
                 continue;
@@ -112,7 +116,7 @@ impl Acceptor {
                 let done = acceptor.handshake(socket, from);
                 match tokio::time::timeout(HANDSHAKE_WITHIN, done).await {
                     Ok(Some((transport, proof))) => {
-                        drop(handshake);
+                        drop((handshake, attempt));
                         acceptor.hand_over(transport, proof, from, permit, source).await;
                     }
                     Ok(None) => {}
@@ -253,6 +257,7 @@ struct Sources(Arc<Mutex<HashMap<Source, usize>>>);
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Source {
     Address(IpAddr),
+    Handshake(IpAddr),
     Host(HostId),
     User(UserName),
 }
@@ -268,6 +273,7 @@ impl Sources {
         let mut counts = self.0.lock().ok()?;
         let most = match from {
             Source::Address(_) => PER_SOURCE_MAX,
+            Source::Handshake(_) => HANDSHAKES_PER_SOURCE_MAX,
             Source::Host(_) | Source::User(_) => PER_HOLDER_MAX,
         };
         let count = counts.entry(from.clone()).or_insert(0);
@@ -354,6 +360,9 @@ impl AsyncWrite for Connection {
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
 /// Handshakes cost a signature each; beyond this the rest waits outside.
 const HANDSHAKES_MAX: usize = 256;
+/// Who begins handshakes and does not go on leaves half of them to other addresses. Enough for a proxy: they take a round
+/// trip.
+const HANDSHAKES_PER_SOURCE_MAX: usize = HANDSHAKES_MAX / 2;
 /// Some 50 KiB each.
 const CONNECTIONS_MAX: usize = 20_000;
 /// Handshakes and anonymous connections of one address, which may be a proxy's.
@@ -387,6 +396,7 @@ mod tests {
             assert!(sources.enter(source).is_some());
         };
         check(Source::Address([10, 0, 0, 1].into()), PER_SOURCE_MAX);
+        check(Source::Handshake([10, 0, 0, 1].into()), HANDSHAKES_PER_SOURCE_MAX);
         check(Source::Host(HostId::from_random([1; 16])), PER_HOLDER_MAX);
         check(Source::User(UserName::parse("alice").unwrap()), PER_HOLDER_MAX);
         assert!(sources.0.lock().unwrap().is_empty());

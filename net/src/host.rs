@@ -218,7 +218,10 @@ impl Renewal {
         loop {
             let principals = &self.settings.principals;
             let due_in = self.stored.renewal_due_in(principals, crate::unix_now(), crate::random());
-            sleep(due_in).await;
+            sleep(due_in.min(LOOK_EVERY)).await;
+            if due_in > LOOK_EVERY {
+                continue;
+            }
             while let Err(error) = self.renew().await {
                 let left_s = self.stored.valid_until().saturating_sub(crate::unix_now());
                 if left_s > 0 {
@@ -268,6 +271,8 @@ impl Renewal {
 
 /// One call to auth, connecting included.
 const CALL_WITHIN: Duration = Duration::from_secs(30);
+/// Sleep is measured by a clock that stands still while the machine sleeps, and the end of a certificate is not.
+const LOOK_EVERY: Duration = Duration::from_secs(600);
 const RENEW_WAIT_FIRST: Duration = Duration::from_secs(5);
 /// Half of a certificate's life is left when the first try fails: no hurry.
 const RENEW_WAIT_MAX: Duration = Duration::from_secs(300);

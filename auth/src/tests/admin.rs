@@ -92,6 +92,9 @@ async fn what_is_not_understood_is_refused_with_a_reason() {
     check(role("a/b"), "no name").await;
     let target = json!({"target": {"user": "a", "role": "b"}});
     check(json!({"kind": "lock", "version": "v2", "metadata": meta, "spec": target}), "").await;
+    let target = json!({"target": {"node": "cafe"}});
+    check(json!({"kind": "lock", "version": "v2", "metadata": meta, "spec": target}), "whole id")
+        .await;
     let roles = json!({"roles": ["no-such-role"]});
     check(
         json!({"kind": "user", "version": "v2", "metadata": meta, "spec": roles}),
