@@ -25,7 +25,7 @@ pub(crate) fn leg(stream: Stream) -> Leg {
 
 /// Relays until the end.
 pub(crate) async fn carry(core: &Core, identity: &UserIdentity, client: Leg, dialed: Dialed) {
-    let Dialed { stream, facts, place } = dialed;
+    let Dialed { stream, facts, place, counted } = dialed;
     let id = core.relay.next_id();
     let limits = relay::Limits { idle_timeout: Some(core.config.limits.stream_idle) };
     let outcome = {
@@ -40,7 +40,7 @@ pub(crate) async fn carry(core: &Core, identity: &UserIdentity, client: Leg, dia
             }
         }
     };
-    drop(place);
+    drop((place, counted));
     report(identity, &facts, &outcome);
 }
 

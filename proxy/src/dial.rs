@@ -13,6 +13,7 @@ use proto::id::{HostId, UserName};
 use proto::preamble::{Inner, Open, Refusal, Reply, Service, VERSION};
 use proto::resource::Labels;
 use tokio::time::Instant;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{debug, info};
 
 use crate::Core;
@@ -37,6 +38,7 @@ pub(crate) struct Dialed {
     pub(crate) facts: Facts,
     /// The user's place; held while the stream is.
     pub(crate) place: Counted<UserName>,
+    pub(crate) counted: TaskTrackerToken,
 }
 
 /// Why there is no stream.
@@ -154,6 +156,7 @@ async fn reach(core: &Core, ask: &Ask<'_>) -> Result<Dialed, Refused> {
         .users
         .enter(ask.identity.user(), core.config.limits.streams_per_user_max)
         .ok_or(Refused::Limit("you have too many streams open: close some first"))?;
+    let counted = core.streams.token();
     if core.relay.is_full() {
         return Err(Refused::Limit("the proxy carries as many streams as it may: try again later"));
     }
@@ -161,7 +164,7 @@ async fn reach(core: &Core, ask: &Ask<'_>) -> Result<Dialed, Refused> {
         return Err(unreachable(&facts, Unreachable::Draining));
     }
     let stream = open(core, &facts, ask, deadline).await?;
-    Ok(Dialed { stream, facts, place })
+    Ok(Dialed { stream, facts, place, counted })
 }
 
 /// The one node that is meant and permitted. Pure.

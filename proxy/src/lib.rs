@@ -104,6 +104,8 @@ struct Core {
     relay: Relay,
     register: Arc<Register<Idle>>,
     tls: Settings,
+    /// Users' streams, from the dialing to the end; only counted.
+    streams: TaskTracker,
     /// Streams and jump connections by user.
     users: Counts<UserName>,
     /// Connections relayed to auth, by source and in all.
@@ -148,6 +150,7 @@ pub async fn start(
         relay: Relay::start(config.limits.streams_max),
         register: Register::new(&config.limits),
         tls,
+        streams: TaskTracker::new(),
         users: Counts::new(),
         auth_sources: Counts::new(),
         auth_streams: Semaphore::new(config.limits.auth_streams_max),
@@ -188,9 +191,10 @@ impl Proxy {
     pub fn tunnels(&self) -> usize {
         self.core.register.len()
     }
-    /// Streams that are relayed now.
+    /// Users' streams now, those through the jump listener too. What is relayed to auth is not counted: nodes keep that
+    /// for as long as they live.
     pub fn streams(&self) -> usize {
-        self.core.relay.active()
+        self.core.streams.len()
     }
     /// Waits for the end of everything, after `shutdown` has stopped.
     pub async fn finished(self) {

@@ -80,6 +80,27 @@ async fn more_streams_at_once_than_the_pool_holds() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_relayed_to_auth_keeps_no_proxy_from_draining() {
+    let bench = Bench::start().await;
+    let _node = bench.node("web1", "dev").await;
+    let config = net::tls::client_config(&bench.authority.trust(), None, &[b"h2"]).unwrap();
+    let address = bench.address();
+    let auth = net::dial::tls(&address, "auth.postern.local", config);
+    let _to_auth = within(auth).await.unwrap();
+    assert!(bench.proxy.core.relay.active() > 0);
+    assert_eq!(bench.proxy.streams(), 0);
+    let stream = bench.dial("alice", "web1").await.unwrap();
+    assert_eq!(bench.proxy.streams(), 1);
+    drop(stream);
+    within(async {
+        while bench.proxy.streams() > 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn refusals_say_what_they_may_and_are_audited() {
     let bench = Bench::start().await;
     let _dev = bench.node("web1", "dev").await;
