@@ -103,15 +103,28 @@ enum State {
     TextEscape,
 }
 
+impl State {
+    /// The state in which `c` is looked at: an ESC within a text that begins no ST ends the text, as in terminals, so
+    /// that one that is never ended hides little.
+    fn before(self, c: char) -> Self {
+        if self == Self::TextEscape && c != '\\' { Self::Escape } else { self }
+    }
+}
+
+/// BEL and ST; CAN and SUB break a text off.
+fn ends_text(c: char) -> bool {
+    matches!(c, '\x07' | '\x18' | '\x1a' | '\u{9c}')
+}
+
 impl Strip {
     pub(crate) fn feed(&mut self, text: &str) -> String {
         let mut out = String::with_capacity(text.len());
         for c in text.chars() {
-            self.state = match (self.state, c) {
+            self.state = match (self.state.before(c), c) {
                 (State::Text, '\x1b') => State::TextEscape,
-                (State::Text, '\x07' | '\u{9c}') => State::Ground,
-                (State::TextEscape, '\\') => State::Ground,
-                (State::Text | State::TextEscape, _) => State::Text,
+                (State::Text, _) if ends_text(c) => State::Ground,
+                (State::Text, _) => State::Text,
+                (State::TextEscape, _) => State::Ground,
                 (_, '\x1b') => State::Escape,
                 (State::Escape, '[') => State::Csi,
                 (State::Escape, ']' | 'P' | 'X' | '^' | '_') => State::Text,
@@ -135,6 +148,84 @@ impl Strip {
         out
     }
 }
+
+/// Lets through what draws, and nothing that makes a terminal answer, type, print, or change what is outside its screen
+/// (title, clipboard): a recording shows the work of somebody who may mean the person that watches it. Fed in pieces.
+#[derive(Debug, Default)]
+pub(crate) struct Tame {
+    state: State,
+    /// A sequence that is not whole yet.
+    held: String,
+}
+
+impl Tame {
+    pub(crate) fn feed(&mut self, text: &str) -> String {
+        let mut out = String::with_capacity(text.len());
+        for c in text.chars() {
+            self.state = match (self.state.before(c), c) {
+                (State::Text, '\x1b') => self.hold("\x1b", State::TextEscape),
+                (State::Text, _) if ends_text(c) => State::Ground,
+                (State::Text, _) => State::Text,
+                (State::TextEscape, _) => State::Ground,
+                (_, '\x1b') => self.hold("\x1b", State::Escape),
+                (State::Escape, '[') => self.hold("\x1b[", State::Csi),
+                (State::Escape, ']' | 'P' | 'X' | '^' | '_' | 'k') => State::Text,
+                (State::Escape | State::Intermediate, ' '..='/') => {
+                    self.held.push(c);
+                    State::Intermediate
+                }
+                // DECID: asks who is there.
+                (State::Escape, 'Z') => State::Ground,
+                (State::Escape | State::Intermediate, _) => self.release(c, &mut out),
+                (State::Csi, '@'..='~') if self.is_question(c) => State::Ground,
+                (State::Csi, '@'..='~') => self.release(c, &mut out),
+                (State::Csi, _) if self.held.len() >= SEQUENCE_BYTES_MAX => State::Ground,
+                (State::Csi, _) => {
+                    self.held.push(c);
+                    State::Csi
+                }
+                (State::Ground, '\u{9b}') => self.hold("\x1b[", State::Csi),
+                (State::Ground, '\u{90}' | '\u{98}' | '\u{9d}' | '\u{9e}' | '\u{9f}') => {
+                    State::Text
+                }
+                // ENQ makes old terminals send their answerback.
+                (State::Ground, '\x05' | '\u{80}'..='\u{9f}') => State::Ground,
+                (State::Ground, _) => {
+                    out.push(c);
+                    State::Ground
+                }
+            };
+        }
+        out
+    }
+
+    fn hold(&mut self, begin: &str, state: State) -> State {
+        self.held.clear();
+        self.held.push_str(begin);
+        state
+    }
+
+    fn release(&mut self, last: char, out: &mut String) -> State {
+        out.push_str(&self.held);
+        out.push(last);
+        State::Ground
+    }
+
+    /// Sequences that are answered as if typed, or that print (xterm's ctlseqs): DA, DSR, media copy, window operations,
+    /// terminal parameters and checksums; DECRQM, XTVERSION, keyboard and graphics queries by their marks.
+    fn is_question(&self, last: char) -> bool {
+        match last {
+            'c' | 'i' | 'n' | 't' | 'x' | 'y' => true,
+            'p' => self.held.contains('$'),
+            'q' => self.held.contains('>'),
+            'S' | 'u' => self.held.contains('?'),
+            _ => false,
+        }
+    }
+}
+
+/// Longer control sequences draw nothing.
+const SEQUENCE_BYTES_MAX: usize = 256;
 
 #[cfg(test)]
 mod tests {
@@ -179,5 +270,29 @@ mod tests {
         check(&["\x1b(Btext"], "text");
         check(&["a\x08b\u{9b}2Jc"], "abc");
         check(&["\x1bPq#0\x1b\\x"], "x");
+    }
+
+    #[test]
+    fn a_replay_draws_and_asks_nothing_of_the_terminal() {
+        fn check(pieces: &[&str], expect: &str) {
+            let mut tame = Tame::default();
+            let text: String = pieces.iter().map(|piece| tame.feed(piece)).collect();
+            assert_eq!(text, expect, "{pieces:?}");
+        }
+        let drawing =
+            "a\tb\r\n\x08\x07\x1b[1;31mred\x1b[0m\x1b[2J\x1b[?1049h\x1b(B\x1b7\x1b[ q\x1b[3S";
+        check(&[drawing], drawing);
+        check(&["a\x1b[", "31", "mb"], "a\x1b[31mb");
+        check(
+            &["a\x1b[6nb\x1b[cb\x1b[>0cb\x1b[21tb\x1b[?1$pb\x1b[>qb\x1b[?ub\x1bZ\x05c"],
+            "abbbbbbbc",
+        );
+        check(
+            &["a\x1b]52;c;ZXZpbA==\x07b\x1b]0;title", "\x1b\\c\x1bP$qm\x1b\\d\x1bktitle\x1b\\e"],
+            "abcde",
+        );
+        check(&["a\u{9b}6nb\u{9d}0;t\u{9c}c\u{9a}d\u{9b}1me"], "abcd\x1b[1me");
+        check(&["a\x1b[\x1b[6nb"], "ab");
+        check(&["a\x1b]0;never ended \x1b", "[1mb\x1b]0;\x18c\x1b]\x1b]x\x07d"], "a\x1b[1mbcd");
     }
 }

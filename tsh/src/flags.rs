@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::address::ProxyAddress;
 use crate::agent::AddKeys;
@@ -236,9 +236,9 @@ pub(crate) struct SshArgs {
     /// No command: only forward.
     #[arg(short = 'N')]
     pub(crate) no_command: bool,
-    /// With a terminal, also for a command.
-    #[arg(short = 't', conflicts_with = "no_terminal")]
-    pub(crate) terminal: bool,
+    /// With a terminal, also for a command; -tt means the same.
+    #[arg(short = 't', action = ArgAction::Count, conflicts_with = "no_terminal")]
+    pub(crate) terminal: u8,
     /// Without a terminal.
     #[arg(short = 'T')]
     pub(crate) no_terminal: bool,

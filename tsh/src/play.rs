@@ -13,11 +13,12 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-use crate::asciicast::{self, Moment, Recording, Strip, What};
+use crate::asciicast::{self, Moment, Recording, Strip, Tame, What};
 use crate::failure::{Failure, Fallible as _};
 use crate::flags::{PlayArgs, PlayFormat};
 use crate::output::print;
 use crate::signed_in::SignedIn;
+use crate::ssh::session::EndSignals;
 use crate::ssh::terminal::RawTerminal;
 
 /// # Errors
@@ -115,10 +116,27 @@ async fn replay(recording: &Recording, args: &PlayArgs) -> Result<(), Failure> {
     if !std::io::stdout().is_terminal() {
         return print(&plain_text(recording));
     }
+    let mut told_to_end = EndSignals::new()?;
     let raw = RawTerminal::enter();
-    let mut keys = raw.is_some().then(read_keys);
+    let shown = tokio::select! {
+        shown = show(recording, args, raw.is_some().then(read_keys)) => shown,
+        () = told_to_end.recv() => Ok(()),
+    };
+    let mut out = std::io::stdout();
+    out.write_all(TERMINAL_AS_BEFORE)?;
+    out.flush()?;
+    drop(raw);
+    shown
+}
+
+async fn show(
+    recording: &Recording,
+    args: &PlayArgs,
+    mut keys: Option<mpsc::Receiver<Key>>,
+) -> Result<(), Failure> {
     let mut due = Instant::now();
     let mut out = std::io::stdout();
+    let mut tame = Tame::default();
     for (wait, moment) in waits(&recording.moments, &args.speed, args.skip_idle_time) {
         due += wait;
         while let Some(key) = key_before(&mut keys, due).await {
@@ -129,13 +147,10 @@ async fn replay(recording: &Recording, args: &PlayArgs) -> Result<(), Failure> {
             due += asked.elapsed();
         }
         if let What::Output(data) = &moment.what {
-            out.write_all(data.as_bytes())?;
+            out.write_all(tame.feed(data).as_bytes())?;
             out.flush()?;
         }
     }
-    // Leaves colours, the other screen and hidden cursors behind.
-    out.write_all(b"\x1b[0m\x1b[?25h\x1b[?1049l\r\n")?;
-    drop(raw);
     Ok(())
 }
 
@@ -200,6 +215,9 @@ fn read_keys() -> mpsc::Receiver<Key> {
 
 /// Held in memory; far above the size at which nodes cut recordings.
 const RECORDING_BYTES_MAX: u64 = 512 * 1024 * 1024;
+/// Leaves colours, the other screen, hidden cursors, and reports of mouse, focus and pasting behind.
+const TERMINAL_AS_BEFORE: &[u8] =
+    b"\x1b[0m\x1b[?25h\x1b[?1000;1002;1003;1004;1006;2004l\x1b[?1049l\r\n";
 /// With `--skip-idle-time`.
 const IDLE_SECONDS_MAX: f64 = 0.5;
 /// A clock that jumped in the recording must not hang the replay for ever.

@@ -122,15 +122,14 @@ async fn fetch(
     let file = OpenOptions::new()
         .write(true)
         .create(true)
-        .truncate(true)
+        // Emptied once the host has opened its side: a refusal costs nobody their file.
+        .truncate(false)
         .mode(mode | 0o200)
         .open(target)
         .doing(target.display())?;
     let copy = file.try_clone().doing(target.display())?;
     progress.begin(&plain(path), attrs.len());
-    remote.fetch(path, attrs.len(), copy, progress).await.map_err(|failure| {
-        failure.hint(format!("{} holds only a part of the file.", target.display()))
-    })?;
+    remote.fetch(path, attrs.len(), copy, progress).await?;
     if how.preserve {
         preserve(&file, attrs).doing(target.display())?;
     }

@@ -64,6 +64,9 @@ impl server::Handler for HostFiles {
         flags: OpenFlags,
         _attrs: FileAttributes,
     ) -> Result<Handle, StatusCode> {
+        if path == "locked" {
+            return Err(StatusCode::PermissionDenied);
+        }
         let mut tree = self.tree.lock().unwrap();
         if flags.contains(OpenFlags::WRITE) {
             tree.insert(path.clone(), Some(vec![]));
@@ -186,6 +189,25 @@ async fn names_that_lead_elsewhere_end_the_copy() {
         assert!(result.unwrap_err().message().contains("unsafe file name"), "{bad:?}");
         assert!(!dir.path().join("evil").exists());
     }
+}
+
+#[tokio::test]
+async fn a_file_that_the_host_keeps_costs_nobody_theirs() {
+    let tree = Tree::default();
+    tree.lock().unwrap().insert("locked".into(), Some(b"x".to_vec()));
+    let host = remote(&tree, &[], 100).await;
+    let dir = tempfile::tempdir().unwrap();
+    let to = dir.path().join("mine");
+    fs::write(&to, "mine").unwrap();
+    let mut progress = Progress::new(true);
+    let to_text = to.display().to_string();
+    let kept = download::run(&host, &[place("locked")], &to_text, HOW, &mut progress).await;
+    kept.unwrap_err();
+    assert_eq!(fs::read(&to).unwrap(), b"mine");
+    // A longer one that was there leaves nothing behind its successor.
+    tree.lock().unwrap().insert("open".into(), Some(b"x".to_vec()));
+    download::run(&host, &[place("open")], &to_text, HOW, &mut progress).await.unwrap();
+    assert_eq!(fs::read(&to).unwrap(), b"x");
 }
 
 #[tokio::test]

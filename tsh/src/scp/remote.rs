@@ -166,7 +166,7 @@ impl Remote {
         Ok(())
     }
 
-    /// Copies `path`'s content to a local file.
+    /// Copies `path`'s content to a local file, which is emptied before.
     ///
     /// # Errors
     /// Either side's, or the file shrank meanwhile.
@@ -179,6 +179,7 @@ impl Remote {
     ) -> Result<(), Failure> {
         let attrs = FileAttributes::empty();
         let handle = self.session.open(path, OpenFlags::READ, attrs).await.doing(path)?.handle;
+        file.set_len(0).doing("cannot empty the file here")?;
         let file = Arc::new(file);
         let mut under_way = FuturesUnordered::new();
         let mut offset = 0;
@@ -196,7 +197,7 @@ impl Remote {
                 }
             }
         };
-        copied.await.doing(path)?;
+        copied.await.doing(path).hint("The file here holds only a part.")?;
         self.session.close(handle.as_str()).await.doing(path)?;
         Ok(())
     }

@@ -10,7 +10,10 @@ use std::time::Duration;
 use net::dial;
 use pki::{IdentityError, Verifier};
 use proto::preamble::{ALPN_SSH, Dial, Inner, VERSION};
-use russh::client::{self, AuthResult, ChannelOpenHandle, DisconnectReason, Handle, Msg};
+use russh::client::{
+    self, AuthResult, ChannelOpenHandle, DisconnectReason, Handle, KeyboardInteractiveAuthResponse,
+    Msg,
+};
 use russh::keys::{Algorithm, PublicKeyOrCertificate};
 use russh::{Channel, Disconnect, Preferred, cipher};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -104,10 +107,13 @@ impl Link {
         match result {
             AuthResult::Success => Ok(Self { handle: Arc::new(handle), ended }),
             // A connection that is lost meanwhile looks like a refusal to russh.
-            AuthResult::Failure { .. } => match ended.borrow().as_ref() {
-                Some(reason) => Err(Failure::new(plain(reason)).doing(target.host.as_str())),
-                None => Err(denied(signed_in, target)),
-            },
+            AuthResult::Failure { .. } => {
+                let reason = ended.borrow().clone();
+                match reason {
+                    Some(reason) => Err(Failure::new(plain(&reason)).doing(target.host.as_str())),
+                    None => Err(denied(signed_in, target, told(&mut handle, target).await)),
+                }
+            }
         }
     }
 
@@ -169,9 +175,27 @@ pub(crate) async fn leg(
     dial::ssh(&signed_in.proxy.to_string(), tls, &request).await.doing(host)
 }
 
-fn denied(signed_in: &SignedIn, target: &Target) -> Failure {
-    let failure =
-        Failure::new(format!("access denied to {} as {}", target.host.as_str(), target.login));
+/// Why the host refused, as nodes tell it: a keyboard-interactive round that asks nothing.
+async fn told(handle: &mut Handle<Client>, target: &Target) -> Option<String> {
+    let asked = handle.authenticate_keyboard_interactive_start(target.login.as_str(), None);
+    match timeout(HANDSHAKE_WITHIN, asked).await {
+        Ok(Ok(KeyboardInteractiveAuthResponse::InfoRequest { instructions, prompts, .. }))
+            if prompts.is_empty() =>
+        {
+            let said: String = plain(&instructions).chars().take(REASON_CHARS_MAX).collect();
+            let said = said.strip_prefix("access denied: ").unwrap_or(&said).trim();
+            (!said.is_empty()).then(|| said.to_owned())
+        }
+        _ => None,
+    }
+}
+
+fn denied(signed_in: &SignedIn, target: &Target, told: Option<String>) -> Failure {
+    let what = format!("access denied to {} as {}", target.host.as_str(), target.login);
+    let failure = match told {
+        Some(reason) => Failure::new(format!("{what}: {reason}")),
+        None => Failure::new(what),
+    };
     let logins = signed_in.logins();
     if logins.contains(&target.login) {
         return failure.hint("`tsh ls` shows the hosts that you may reach.");
@@ -336,6 +360,8 @@ impl client::Handler for Client {
 
 /// TCP, TLS and the proxy's answer come before; this is key exchange or authentication alone.
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(20);
+/// A sentence or two.
+const REASON_CHARS_MAX: usize = 500;
 /// The goodbye is local work; longer means that nothing leaves any more.
 const GOODBYE_WITHIN: Duration = Duration::from_millis(200);
 /// Notices a dead network within a minute without waking a laptop all the time.

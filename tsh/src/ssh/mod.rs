@@ -84,7 +84,7 @@ fn wants_terminal(args: &SshArgs, options: &Options) -> bool {
     let on_terminal = std::io::stdin().is_terminal();
     match options.tty {
         _ if args.no_terminal => false,
-        _ if args.terminal => true,
+        _ if args.terminal > 0 => true,
         Some(Tty::No) => false,
         Some(Tty::Force | Tty::Yes) => true,
         Some(Tty::Auto) | None => args.command.is_empty() && on_terminal,

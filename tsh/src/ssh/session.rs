@@ -64,6 +64,7 @@ pub(crate) async fn run(link: &Link, settings: SessionSettings) -> Result<u8, Fa
 /// A request whose answer is awaited, in the order of asking.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Awaited {
+    Agent,
     Start,
     Terminal,
 }
@@ -79,7 +80,7 @@ async fn request(
         write.set_env(false, name, value).await?;
     }
     if settings.forward_agent {
-        write.agent_forward(false).await?;
+        write.agent_forward(true).await?;
     }
     if settings.terminal {
         let size = terminal::size();
@@ -101,6 +102,9 @@ async fn request(
             )
             .await?;
         awaited.push(Awaited::Terminal);
+    }
+    if settings.forward_agent {
+        awaited.push(Awaited::Agent);
     }
     match &settings.command {
         Some(command) => write.exec(true, command.as_bytes()).await?,
@@ -138,7 +142,12 @@ impl Running {
         loop {
             tokio::select! {
                 message = self.read.wait() => match message {
-                    Some(ChannelMsg::Data { data }) => put(&mut out, &data).await?,
+                    Some(ChannelMsg::Data { data }) => tokio::select! {
+                        written = put(&mut out, &data) => written?,
+                        // Also while nobody reads what we write.
+                        () = disconnect.notified() => return Ok(End::Disconnected),
+                        () = told_to_end.recv() => return Ok(End::Disconnected),
+                    },
                     Some(ChannelMsg::ExtendedData { data, ext: 1 }) => put(&mut err, &data).await?,
                     Some(ChannelMsg::Close) | None => break,
                     Some(message) => self.control(message)?,
@@ -166,6 +175,9 @@ impl Running {
             }
             ChannelMsg::Success => drop(self.awaited.pop()),
             ChannelMsg::Failure => match self.awaited.pop() {
+                Some(Awaited::Agent) => {
+                    eprintln!("The host does not forward the agent.\r");
+                }
                 Some(Awaited::Terminal) => eprintln!("The host gave no terminal."),
                 Some(Awaited::Start) => {
                     return Err(Failure::new("the host refused to start the session"));
@@ -188,10 +200,10 @@ impl Running {
 }
 
 /// Signals that end us politely, so that the terminal is restored first.
-struct EndSignals([Signal; 3]);
+pub(crate) struct EndSignals([Signal; 3]);
 
 impl EndSignals {
-    fn new() -> std::io::Result<Self> {
+    pub(crate) fn new() -> std::io::Result<Self> {
         let on = |kind| signal(kind);
         Ok(Self([
             on(SignalKind::terminate())?,
@@ -199,7 +211,7 @@ impl EndSignals {
             on(SignalKind::interrupt())?,
         ]))
     }
-    async fn recv(&mut self) {
+    pub(crate) async fn recv(&mut self) {
         let [terminate, hangup, interrupt] = &mut self.0;
         tokio::select! {
             _ = terminate.recv() => {}

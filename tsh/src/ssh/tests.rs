@@ -34,6 +34,15 @@ impl server::Handler for Node {
     ) -> Result<Auth, russh::Error> {
         Ok(if user == "root" { Auth::Accept } else { Auth::reject() })
     }
+    async fn auth_keyboard_interactive<'a>(
+        &'a mut self,
+        _user: &str,
+        _submethods: &str,
+        _response: Option<server::Response<'a>>,
+    ) -> Result<Auth, russh::Error> {
+        let instructions = "access denied: closed\x1b[2J for today".into();
+        Ok(Auth::Partial { name: "".into(), instructions, prompts: Vec::new().into() })
+    }
     async fn channel_open_session(
         &mut self,
         _channel: Channel<Msg>,
@@ -191,7 +200,7 @@ async fn a_login_that_is_denied_is_told_with_those_that_are_not() {
     let cluster = Cluster::new();
     let (key, certificate) = cluster.host("web1");
     let denied = why(link(&cluster, key, Some(certificate), "admin").await);
-    assert!(denied.contains("access denied to web1 as admin"), "{denied}");
+    assert!(denied.contains("access denied to web1 as admin: closed[2J for today"), "{denied}");
     assert!(denied.contains("Your logins are root."), "{denied}");
 }
 
