@@ -11,6 +11,7 @@ use std::sync::Arc;
 use proto::id::{ClusterName, HostId, NodeName};
 use proto::resource::HostRole;
 use sha2::{Digest as _, Sha256};
+use tokio::sync::Mutex;
 
 use crate::fault::Fault;
 use crate::store::{Expect, Store, StoreError};
@@ -18,8 +19,10 @@ use crate::store::{Expect, Store, StoreError};
 /// The register of names.
 #[derive(Debug)]
 pub(crate) struct Hostnames {
-    pub(crate) cluster: ClusterName,
-    pub(crate) store: Arc<dyn Store>,
+    cluster: ClusterName,
+    store: Arc<dyn Store>,
+    /// One claim at a time: a node's and a proxy's look at each other's keys before they write their own.
+    claiming: Mutex<()>,
 }
 
 /// Who wants names.
@@ -54,6 +57,10 @@ impl Holder<'_> {
 }
 
 impl Hostnames {
+    pub(crate) fn new(cluster: ClusterName, store: Arc<dyn Store>) -> Self {
+        Self { cluster, store, claiming: Mutex::default() }
+    }
+
     /// Checks and takes the node name and, for a proxy, its public names, until `expires` (Unix seconds).
     pub(crate) async fn claim(
         &self,
@@ -61,6 +68,7 @@ impl Hostnames {
         principals: &[String],
         expires: i64,
     ) -> Result<(), Fault> {
+        let _one = self.claiming.lock().await;
         let own = self.bare(holder.nodename.as_str());
         self.check_nodename(&own)?;
         if !principals.is_empty() && holder.role != HostRole::Proxy {
@@ -195,10 +203,11 @@ mod tests {
     use super::*;
     use crate::clock::Clock;
     use crate::store::memory::MemoryStore;
+    use crate::store::sqlite::SqliteStore;
 
     fn hostnames() -> Hostnames {
         let store = Arc::new(MemoryStore::new(Clock::fake(1000).0));
-        Hostnames { cluster: ClusterName::parse("example.com").unwrap(), store }
+        Hostnames::new(ClusterName::parse("example.com").unwrap(), store)
     }
 
     fn holder<'a>(
@@ -276,9 +285,26 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn of_a_node_and_a_proxy_that_want_one_name_at_once_one_gets_it() {
+        // A store whose answers take time, so that the two do meet.
+        let dir = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(&dir.path().join("a.db"), Clock::fake(1000).0).unwrap();
+        let names = Hostnames::new(ClusterName::parse("example.com").unwrap(), Arc::new(store));
+        for round in 0..20 {
+            let name = format!("db{round}");
+            let principals = [&*name];
+            let (node, proxy) = tokio::join!(
+                claim(&names, 1, &name, HostRole::Node, &[]),
+                claim(&names, 2, "edge", HostRole::Proxy, &principals)
+            );
+            assert_ne!(node.is_ok(), proxy.is_ok(), "{name}");
+        }
+    }
+
+    #[tokio::test]
     async fn nobody_passes_for_auth_of_a_cluster_called_local() {
         let store = Arc::new(MemoryStore::new(Clock::fake(1000).0));
-        let names = Hostnames { cluster: ClusterName::parse("local").unwrap(), store };
+        let names = Hostnames::new(ClusterName::parse("local").unwrap(), store);
         assert!(claim(&names, 1, "auth.postern", HostRole::Node, &[]).await.is_err());
         let principal = ["auth.postern.local"];
         assert!(claim(&names, 1, "edge", HostRole::Proxy, &principal).await.is_err());

@@ -263,7 +263,7 @@ impl Parts {
         let attempts = Attempts::new(store.clone(), clock.clone());
         let credentials = Credentials::new(store.clone());
         let hasher = Hasher::new()?;
-        let hostnames = Arc::new(Hostnames { cluster: cluster.clone(), store: store.clone() });
+        let hostnames = Arc::new(Hostnames::new(cluster.clone(), store.clone()));
         let inventory = Inventory::start(store.clone(), hostnames.clone(), clock.clone()).await?;
         let inventory = Arc::new(inventory);
         let tokens =
