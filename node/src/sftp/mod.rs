@@ -65,7 +65,8 @@ impl Reporter for ToParent {
 
 /// The subcommand. Runs until standard input ends.
 pub fn main() -> ExitCode {
-    // Other processes of the same user must not trace this one and silence its reports.
+    // From here on other processes of the same user can't trace this one and silence its reports. Between exec and this
+    // line they can: who has a shell there can copy files without any server, so little is lost.
     let hidden =
         rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
     let served = hidden.map_err(io::Error::from).and_then(|()| run());
