@@ -135,10 +135,20 @@ impl Cluster {
     }
 
     fn finish_start(&mut self) {
-        let pin =
-            self.json(&["status", "--format", "json"])["ca_pins"][0].as_str().unwrap().to_owned();
-        self.pin = pin;
+        self.learn_pin();
         self.start_node(NODE, "env=prod,team=web");
+    }
+
+    /// Asks auth for its pin.
+    pub(crate) fn learn_pin(&mut self) {
+        let status = self.json(&["status", "--format", "json"]);
+        self.pin = status["ca_pins"][0].as_str().unwrap().to_owned();
+    }
+
+    /// The daemon `name`, which runs auth, keeps its state elsewhere than in the cluster's folder.
+    pub(crate) fn keep_state_in(&mut self, name: &str, data: &Path) {
+        std::os::unix::fs::symlink(data, self.path().join(name)).unwrap();
+        self.auth_dir = name.into();
     }
 
     fn write_config(&self, name: &str, roles: &[&str]) {

@@ -3,6 +3,7 @@
 //! Namespaces and other users need root, as the README says.
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")]
 
+mod account;
 mod cluster;
 mod run;
 
@@ -13,3 +14,5 @@ mod openssh;
 mod recordings;
 mod refusals;
 mod resilience;
+mod terminal;
+mod unprivileged;

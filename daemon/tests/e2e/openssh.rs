@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use crate::account::Account;
 use crate::cluster::{CLUSTER, NODE, at, shared};
 use crate::run::{Run, repository, until};
 
@@ -52,20 +53,15 @@ fn the_user_is_switched_properly() {
     let out = cluster.openssh("ssh", &user).args([&at("games"), script]).wait();
     // Debian's `games` has /usr/sbin/nologin as its shell: it says so and nothing runs.
     assert!(out.text().contains("not available"), "{out:?}");
-    let home = tempfile::tempdir().unwrap();
-    let name = "postern-e2e-user";
-    let _left_over = Run::new("userdel").arg(name).wait();
-    let home_path = home.path().to_str().unwrap();
-    Run::new("useradd")
-        .args(["-d", home_path, "-s", "/bin/bash", "-G", "games", name])
-        .wait()
-        .good();
-    Run::new("chown").args(["-R", name, home_path]).wait().good();
+    let account = Account::new("postern-e2e-user");
+    let name = account.name.as_str();
     let user = cluster.user("switch2", "access-all", name);
     let out = cluster.openssh("ssh", &user).args([&at(name), script]).wait().good();
     let lines: Vec<_> = out.text().lines().map(str::to_owned).collect();
-    let id = |flag: &str| Run::new("id").args([flag, name]).wait().good().text().trim().to_owned();
-    assert_eq!(lines[..6], [&id("-u"), &id("-g"), &id("-G"), home_path, name, "/bin/bash"]);
+    let home = account.home().to_str().unwrap();
+    let ids = [account.id("-u"), account.id("-g"), account.id("-G")];
+    assert_eq!(lines[..3], ids);
+    assert_eq!(lines[3..6], [home, name, "/bin/bash"]);
     assert!(
         lines[6].ends_with("0000000000000000") && lines[7].ends_with("0000000000000000"),
         "{lines:?}"
@@ -80,7 +76,6 @@ fn the_user_is_switched_properly() {
     cluster.event("sftp", |e| {
         e["path"] == "/etc/shadow" && e["success"] == false && e["login"] == name
     });
-    Run::new("userdel").arg(name).wait().good();
 }
 
 #[test]
