@@ -44,7 +44,7 @@ enum Transport {
 /// A connection's share of the limits, given back when dropped.
 #[derive(Debug)]
 struct Place {
-    _permit: Option<OwnedSemaphorePermit>,
+    _permits: Option<(OwnedSemaphorePermit, Option<OwnedSemaphorePermit>)>,
     _source: Option<SourcePlace>,
 }
 
@@ -56,6 +56,8 @@ pub(crate) struct Acceptor {
     handshakes: Arc<Semaphore>,
     ready: mpsc::Sender<Connection>,
     sources: Sources,
+    /// Those who have not shown a certificate, all together.
+    strangers: Arc<Semaphore>,
     tls: Arc<rustls::ServerConfig>,
     verifier: Arc<pki::Verifier>,
 }
@@ -68,12 +70,21 @@ impl Acceptor {
         verifier: Arc<pki::Verifier>,
     ) -> (Self, mpsc::Receiver<Connection>) {
         let (ready, accepted) = mpsc::channel(READY_AHEAD);
+        let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        let connections = connections_max(files);
+        if connections < CONNECTIONS_MAX / 16 {
+            warn!(
+                connections,
+                "this process may open few files: raise LimitNOFILE for more machines"
+            );
+        }
         let acceptor = Self {
             clock,
-            connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            connections: Arc::new(Semaphore::new(connections)),
             handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
             ready,
             sources: Sources::default(),
+            strangers: Arc::new(Semaphore::new(connections / 2)),
             tls,
             verifier,
         };
@@ -99,6 +110,10 @@ impl Acceptor {
                 debug!(%from, "closed: too many connections");
                 continue;
             };
+            let Ok(stranger) = self.strangers.clone().try_acquire_owned() else {
+                debug!(%from, "closed: too many connections without a certificate");
+                continue;
+            };
             let Ok(handshake) = self.handshakes.clone().try_acquire_owned() else {
                 debug!(%from, "closed: too many handshakes");
                 continue;
@@ -117,7 +132,9 @@ impl Acceptor {
                 match tokio::time::timeout(HANDSHAKE_WITHIN, done).await {
                     Ok(Some((transport, proof))) => {
                         drop((handshake, attempt));
-                        acceptor.hand_over(transport, proof, from, permit, source).await;
+                        let stranger = matches!(proof, Proof::Anonymous).then_some(stranger);
+                        let permits = (permit, stranger);
+                        acceptor.hand_over(transport, proof, from, permits, source).await;
                     }
                     Ok(None) => {}
                     Err(_) => debug!(%from, "the handshake took too long"),
@@ -156,7 +173,7 @@ impl Acceptor {
         transport: Transport,
         proof: Proof,
         from: SocketAddr,
-        permit: OwnedSemaphorePermit,
+        permits: (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>),
         source: SourcePlace,
     ) {
         // The bound per address is for those whom nobody knows: all nodes may come through one proxy.
@@ -175,7 +192,7 @@ impl Acceptor {
             transport,
             peer: Peer { from: Some(from), proof },
             end: Some(end),
-            _place: Place { _permit: Some(permit), _source: Some(source) },
+            _place: Place { _permits: Some(permits), _source: Some(source) },
         };
         // Fails only when the server has ended.
         self.ready.send(connection).await.ok();
@@ -215,13 +232,19 @@ impl Acceptor {
                 transport: Transport::Unix(socket),
                 peer: Peer { from: None, proof: Proof::LocalAdmin },
                 end: None,
-                _place: Place { _permit: None, _source: None },
+                _place: Place { _permits: None, _source: None },
             };
             if self.ready.send(connection).await.is_err() {
                 return;
             }
         }
     }
+}
+
+/// Connections that leave descriptors for the log, the store, the local socket, and for a proxy in the same process.
+fn connections_max(files: Option<u64>) -> usize {
+    let files = files.and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX);
+    CONNECTIONS_MAX.min(files / 4)
 }
 
 /// Root, or the user that auth runs as.
@@ -363,7 +386,7 @@ const HANDSHAKES_MAX: usize = 256;
 /// Who begins handshakes and does not go on leaves half of them to other addresses. Enough for a proxy: they take a round
 /// trip.
 const HANDSHAKES_PER_SOURCE_MAX: usize = HANDSHAKES_MAX / 2;
-/// Some 50 KiB each.
+/// Some 50 KiB each. Fewer where the process may open fewer files, and half of them for those without a certificate.
 const CONNECTIONS_MAX: usize = 20_000;
 /// Handshakes and anonymous connections of one address, which may be a proxy's.
 const PER_SOURCE_MAX: usize = 512;
@@ -384,6 +407,13 @@ const AFTER_ACCEPT_ERROR: Duration = Duration::from_millis(100);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn descriptors_are_left() {
+        assert_eq!(connections_max(None), CONNECTIONS_MAX);
+        assert_eq!(connections_max(Some(u64::MAX)), CONNECTIONS_MAX);
+        assert_eq!(connections_max(Some(1024)), 256);
+    }
 
     #[test]
     fn places_are_bounded_by_source_and_given_back() {
