@@ -8,10 +8,10 @@ use proto::rpc::{SignHostRequest, SignUserRequest, StatusRequest, StatusResponse
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use crate::failure::{Failure, Fallible as _};
 use crate::flags::{ExportArgs, ExportKind, SignArgs, SignFormat};
-use crate::output::{Format, plain, print, rfc3339, structured, table};
 use crate::{Admin, call};
+use cli::failure::{Failure, Fallible as _};
+use cli::output::{Format, plain, print, rfc3339, structured, table};
 
 /// What auth signed.
 struct Signed {

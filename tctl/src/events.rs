@@ -11,10 +11,10 @@ use time::format_description::well_known::Rfc3339;
 use tonic::transport::Channel;
 
 use crate::call;
-use crate::failure::Failure;
 use crate::flags::{EventFormat, EventsArgs, EventsCommand};
-use crate::output::{plain, print};
 use crate::resources::word;
+use cli::failure::Failure;
+use cli::output::{plain, print};
 
 /// # Errors
 /// Auth's.

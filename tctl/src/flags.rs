@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use proto::resource::Span;
 
-use crate::output::Format;
+use cli::output::Format;
 
 /// Administers a cluster.
 #[derive(Debug, Parser)]

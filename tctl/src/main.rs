@@ -2,15 +2,14 @@
 //!
 //! - [`reach`]: the way to auth
 //! - [`users`], [`tokens`], [`nodes`], [`resources`] (get, create, rm, lock), [`authorities`] (auth, status), [`events`]
-//! - people: [`flags`], [`output`], [`failure`]
+//! - people: [`flags`], [`join_line`]; how it fails and lists is the crate `cli`
 #![forbid(unsafe_code)]
 
 mod authorities;
 mod events;
-mod failure;
 mod flags;
+mod join_line;
 mod nodes;
-mod output;
 mod reach;
 mod resources;
 mod tokens;
@@ -24,8 +23,9 @@ use net::auth_client::MESSAGE_BYTES_MAX;
 use proto::rpc::admin_client::AdminClient;
 use tonic::transport::Channel;
 
-use crate::failure::Failure;
 use crate::flags::{AuthCommand, Cli, Command};
+use cli::failure::Failure;
+use cli::output;
 
 /// gRPC to auth's Admin service.
 pub(crate) type Admin = AdminClient<Channel>;

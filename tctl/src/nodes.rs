@@ -4,10 +4,10 @@ use proto::resource::KIND_NODE;
 use serde_json::Value;
 
 use crate::Admin;
-use crate::failure::Failure;
 use crate::flags::NodesCommand;
-use crate::output::{Format, pairs, print, rfc3339, structured, table};
 use crate::resources::{fetch, word};
+use cli::failure::Failure;
+use cli::output::{Format, pairs, print, rfc3339, structured, table};
 
 /// # Errors
 /// Auth's.

@@ -17,8 +17,8 @@ use tokio::sync::watch;
 use tonic::transport::Channel;
 use zeroize::Zeroizing;
 
-use crate::failure::{Failure, Fallible as _};
 use crate::flags::Global;
+use cli::failure::{Failure, Fallible as _};
 
 /// A channel to auth: through the local socket if `--data-dir` was given or auth runs here, else by `tsh login`.
 ///

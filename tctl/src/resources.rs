@@ -10,10 +10,10 @@ use proto::rpc::{DeleteResourceRequest, GetResourcesRequest, PutResourceRequest}
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
-use crate::failure::{Failure, Fallible as _};
 use crate::flags::{CreateArgs, GetArgs, LockArgs};
-use crate::output::{Format, plain, print, rfc3339, structured, table};
 use crate::{Admin, call};
+use cli::failure::{Failure, Fallible as _};
+use cli::output::{Format, plain, print, rfc3339, structured, table};
 
 /// All of a kind, or the named one, as JSON values.
 ///

@@ -6,11 +6,12 @@ use proto::resource::KIND_TOKEN;
 use proto::rpc::{CreateTokenRequest, CreateTokenResponse};
 use serde_json::{Value, json};
 
-use crate::failure::Failure;
 use crate::flags::{TokensAddArgs, TokensCommand};
-use crate::output::{Format, pairs, plain, print, proxy_or_blank, rfc3339, structured, table};
+use crate::join_line::proxy_or_blank;
 use crate::resources::{delete, fetch, word, words};
 use crate::{Admin, call};
+use cli::failure::Failure;
+use cli::output::{Format, pairs, plain, print, rfc3339, structured, table};
 
 /// # Errors
 /// Auth's.

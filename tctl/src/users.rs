@@ -9,11 +9,12 @@ use proto::rpc::{
 };
 use serde_json::{Value, json};
 
-use crate::failure::Failure;
 use crate::flags::{UsersAddArgs, UsersCommand, UsersUpdateArgs};
-use crate::output::{Format, plain, print, proxy_or_blank, rfc3339, structured, table};
+use crate::join_line::proxy_or_blank;
 use crate::resources::{delete, fetch, word, words};
 use crate::{Admin, call};
+use cli::failure::Failure;
+use cli::output::{Format, plain, print, rfc3339, structured, table};
 
 /// # Errors
 /// Auth's.

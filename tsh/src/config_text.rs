@@ -1,7 +1,7 @@
 //! `tsh config`: ssh_config text in the established shape, so that stock clients reach hosts by name and check them
 //! against the cluster's host authority. Pure: paths in, text out.
 
-use crate::failure::Failure;
+use cli::failure::Failure;
 
 /// What the text is made of.
 #[derive(Debug)]

@@ -13,11 +13,11 @@ use tokio::sync::watch;
 use tonic::transport::Channel;
 
 use crate::address::ProxyAddress;
-use crate::failure::{Failure, Fallible as _};
 use crate::flags::TrustArgs;
 use crate::home::Home;
 use crate::profile::{Profile, ProxyTrust};
 use crate::signed_in::roots;
+use cli::failure::{Failure, Fallible as _};
 
 /// A request with a deadline: every wait ends.
 pub(crate) fn call<M>(message: M) -> tonic::Request<M> {

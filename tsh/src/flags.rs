@@ -6,7 +6,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::address::ProxyAddress;
 use crate::agent::AddKeys;
-use crate::output::Format;
+use cli::output::Format;
 
 /// Signs in, then opens shells, copies files and makes stock SSH clients work.
 #[derive(Debug, Parser)]

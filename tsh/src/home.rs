@@ -13,9 +13,9 @@ use pki::keys::KeyPairs;
 use proto::rpc::TrustBundle;
 use rustix::fs::{FlockOperation, flock};
 
-use crate::failure::{Failure, Fallible as _};
 use crate::known_hosts;
 use crate::profile::Profile;
+use cli::failure::{Failure, Fallible as _};
 
 /// The folder, `TELEPORT_HOME` or `~/.tsh`.
 #[derive(Debug, Clone)]

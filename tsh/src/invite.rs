@@ -8,12 +8,12 @@ use qrcode::QrCode;
 use qrcode::render::unicode::Dense1x2;
 use zeroize::Zeroizing;
 
-use crate::failure::{Failure, Fallible as _};
 use crate::first_contact::{FirstContact, call};
 use crate::flags::{Global, InviteArgs};
 use crate::home::Home;
-use crate::output::{plain, print};
 use crate::prompt::Prompt;
+use cli::failure::{Failure, Fallible as _};
+use cli::output::{plain, print};
 
 /// # Errors
 /// The proxy does not prove itself, or auth refuses.

@@ -10,15 +10,15 @@ use russh::keys::Certificate;
 
 use crate::address::ProxyAddress;
 use crate::agent::{self, AddKeys, Agent};
-use crate::failure::{Failure, Fallible as _};
 use crate::first_contact::{FirstContact, call};
 use crate::flags::{Global, LoginArgs};
 use crate::home::{Home, Login};
-use crate::output::plain;
 use crate::profile::Profile;
 use crate::prompt::Prompt;
 use crate::signed_in::SignedIn;
 use crate::status;
+use cli::failure::{Failure, Fallible as _};
+use cli::output::plain;
 
 /// The map: whom, trust, ask, sign, keep, agent, status.
 ///

@@ -1,10 +1,10 @@
 //! `tsh logout`: keys, certificates, profiles and the agent's copies are gone afterwards; all proxies' unless one is named.
 
 use crate::agent::{self, Agent};
-use crate::failure::{Failure, Fallible as _};
 use crate::flags::Global;
 use crate::home::Home;
-use crate::output::print;
+use cli::failure::{Failure, Fallible as _};
+use cli::output::print;
 
 /// # Errors
 /// A file cannot be removed.

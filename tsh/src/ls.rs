@@ -7,11 +7,11 @@ use proto::rpc::inventory_client::InventoryClient;
 use proto::rpc::{ListNodesRequest, Node};
 use serde::Serialize;
 
-use crate::failure::Failure;
 use crate::first_contact::call;
 use crate::flags::{ListFormat, LsArgs};
-use crate::output::{Format, pairs, plain, print, rfc3339, structured, table};
 use crate::signed_in::SignedIn;
+use cli::failure::Failure;
+use cli::output::{Format, pairs, plain, print, rfc3339, structured, table};
 
 /// One host in the structured forms.
 #[derive(Debug, Serialize)]
@@ -109,7 +109,7 @@ mod tests {
             labels: [("team".to_owned(), "a".to_owned()), ("env".to_owned(), "prod".to_owned())]
                 .into(),
             version: "0.1.0".into(),
-            last_seen: 0,
+            last_seen: 1,
             logins: vec!["root".into()],
         }]
     }

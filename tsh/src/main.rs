@@ -4,14 +4,13 @@
 //! - what a login leaves: [`home`] (files), [`profile`], [`known_hosts`], [`agent`]; [`signed_in`] loads it
 //! - sessions: [`target`], [`ssh`], [`scp`], [`proxy_ssh`], [`config_text`]
 //! - recordings: [`play`], [`asciicast`], [`recordings`]
-//! - people: [`flags`], [`prompt`], [`output`], [`failure`], [`status`], [`ls`], [`logout`], [`address`]
+//! - people: [`flags`], [`prompt`], [`status`], [`ls`], [`logout`], [`address`]; how it fails and lists is the crate `cli`
 #![forbid(unsafe_code)]
 
 mod address;
 mod agent;
 mod asciicast;
 mod config_text;
-mod failure;
 mod first_contact;
 mod flags;
 mod home;
@@ -20,7 +19,6 @@ mod known_hosts;
 mod login;
 mod logout;
 mod ls;
-mod output;
 mod play;
 mod profile;
 mod prompt;
@@ -36,10 +34,11 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
 
-use crate::failure::Failure;
 use crate::flags::{Cli, Command, ConfigArgs, Global, ProxyCommand, RecordingsCommand};
 use crate::home::Home;
 use crate::signed_in::SignedIn;
+use cli::failure::Failure;
+use cli::output;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();

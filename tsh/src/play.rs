@@ -14,12 +14,12 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 use crate::asciicast::{self, Moment, Recording, Strip, Tame, What};
-use crate::failure::{Failure, Fallible as _};
 use crate::flags::{PlayArgs, PlayFormat};
-use crate::output::print;
 use crate::signed_in::SignedIn;
 use crate::ssh::session::EndSignals;
 use crate::ssh::terminal::RawTerminal;
+use cli::failure::{Failure, Fallible as _};
+use cli::output::print;
 
 /// # Errors
 /// No such recording, not allowed, or damaged.

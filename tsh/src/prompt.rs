@@ -5,7 +5,7 @@ use std::io::{BufRead, IsTerminal as _, Read as _};
 
 use zeroize::Zeroizing;
 
-use crate::failure::{Failure, Fallible as _};
+use cli::failure::{Failure, Fallible as _};
 
 /// Longest answer; what is longer is no password and no code.
 const LINE_BYTES_MAX: u64 = 4096;

@@ -4,11 +4,11 @@ use proto::id::ClusterName;
 use proto::preamble::Inner;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader, copy_buf};
 
-use crate::failure::Failure;
 use crate::flags::ProxySshArgs;
 use crate::signed_in::SignedIn;
 use crate::ssh::link;
 use crate::target::Host;
+use cli::failure::Failure;
 
 /// # Errors
 /// The proxy refuses, or the leg breaks.

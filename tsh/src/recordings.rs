@@ -7,11 +7,11 @@ use proto::rpc::audit_client::AuditClient;
 use time::macros::format_description;
 use time::{Date, Duration, OffsetDateTime, Time};
 
-use crate::failure::{Failure, Fallible as _};
 use crate::first_contact::call;
 use crate::flags::RecordingsArgs;
-use crate::output::{Format, print, rfc3339, structured, table};
 use crate::signed_in::SignedIn;
+use cli::failure::{Failure, Fallible as _};
+use cli::output::{Format, print, rfc3339, structured, table};
 
 /// # Errors
 /// Auth does not answer or does not allow it.
@@ -109,7 +109,7 @@ mod tests {
             login: "root".parse().unwrap(),
             server_id: proto::id::HostId::from_random([2; 16]),
             server_hostname: "web1".parse().unwrap(),
-            session_start: OffsetDateTime::UNIX_EPOCH,
+            session_start: OffsetDateTime::UNIX_EPOCH + std::time::Duration::from_secs(1),
             session_stop: OffsetDateTime::UNIX_EPOCH,
             interactive: false,
             command: "uname -a".into(),

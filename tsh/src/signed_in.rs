@@ -17,10 +17,10 @@ use tokio::sync::watch;
 use tonic::transport::Channel;
 
 use crate::address::ProxyAddress;
-use crate::failure::{Failure, Fallible as _};
 use crate::home::{Files, Home};
 use crate::known_hosts;
 use crate::profile::{Profile, ProxyTrust};
+use cli::failure::{Failure, Fallible as _};
 
 /// A usable or an expired login.
 #[derive(Debug)]

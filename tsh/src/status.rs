@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use proto::resource::Span;
 use serde::Serialize;
+use time::format_description::BorrowedFormatItem;
+use time::macros::format_description;
 use time::{OffsetDateTime, UtcOffset};
 
-use crate::failure::Failure;
 use crate::home::Home;
-use crate::output::{Format, clock, plain, print, rfc3339, structured};
 use crate::signed_in::SignedIn;
+use cli::failure::Failure;
+use cli::output::{Format, plain, print, rfc3339, structured};
 
 /// One login as shown.
 #[derive(Debug, Clone, Serialize)]
@@ -143,6 +145,14 @@ fn validity(until: i64, now: i64, offset: UtcOffset) -> String {
 /// Known only while there is one thread; UTC otherwise.
 fn local_offset() -> UtcOffset {
     UtcOffset::current_local_offset().unwrap_or(UtcOffset::UTC)
+}
+
+/// `2026-09-23 22:30:43 +0200` in the offset of `time`.
+fn clock(time: OffsetDateTime) -> String {
+    const FORMAT: &[BorrowedFormatItem<'_>] = format_description!(
+        "[year]-[month]-[day] [hour]:[minute]:[second] [offset_hour sign:mandatory][offset_minute]"
+    );
+    time.format(&FORMAT).unwrap_or_default()
 }
 
 #[cfg(test)]

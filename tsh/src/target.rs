@@ -3,8 +3,8 @@
 use proto::id::{ClusterName, Login, NodeName};
 use proto::preamble::LoginAt;
 
-use crate::failure::Failure;
 use crate::signed_in::SignedIn;
+use cli::failure::Failure;
 
 /// A host as the proxy knows it and as its certificate must name it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -8,12 +8,12 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use russh_sftp::protocol::FileAttributes;
 
-use crate::failure::{Failure, Fallible as _};
-use crate::output::plain;
 use crate::scp::CopySettings;
 use crate::scp::place::{RemotePlace, base_name, is_safe_name, join};
 use crate::scp::progress::Progress;
 use crate::scp::remote::{Remote, is_dir, is_file};
+use cli::failure::{Failure, Fallible as _};
+use cli::output::plain;
 
 /// # Errors
 /// The first file that cannot be copied.

@@ -15,7 +15,6 @@ pub(crate) mod upload;
 
 use proto::preamble::Inner;
 
-use crate::failure::Failure;
 use crate::flags::{Global, ScpArgs};
 use crate::scp::place::{Place, RemotePlace};
 use crate::scp::progress::Progress;
@@ -23,6 +22,7 @@ use crate::scp::remote::Remote;
 use crate::signed_in::SignedIn;
 use crate::ssh::link::{Link, LinkSettings};
 use crate::target::Target;
+use cli::failure::Failure;
 
 /// What the flags ask for.
 #[derive(Debug, Clone, Copy)]

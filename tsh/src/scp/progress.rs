@@ -3,8 +3,8 @@
 use std::io::{IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
 
-use crate::output::plain;
 use crate::ssh::terminal;
+use cli::output::plain;
 
 /// One copy's progress, file by file.
 #[derive(Debug)]

@@ -12,9 +12,9 @@ use russh_sftp::protocol::{FileAttributes, OpenFlags, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::spawn_blocking;
 
-use crate::failure::{Failure, Fallible as _};
 use crate::scp::progress::Progress;
 use crate::ssh::link::Link;
+use cli::failure::{Failure, Fallible as _};
 
 /// An SFTP session.
 pub(crate) struct Remote {

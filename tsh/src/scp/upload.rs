@@ -6,11 +6,11 @@ use std::path::Path;
 
 use russh_sftp::protocol::FileAttributes;
 
-use crate::failure::{Failure, Fallible as _};
 use crate::scp::CopySettings;
 use crate::scp::place::{RemotePlace, join};
 use crate::scp::progress::Progress;
 use crate::scp::remote::{Remote, is_dir};
+use cli::failure::{Failure, Fallible as _};
 
 /// # Errors
 /// The first file that cannot be copied.

@@ -11,9 +11,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use crate::failure::{Failure, Fallible as _};
 use crate::ssh::link::Client;
 use crate::ssh::socks::{self, Destination, Parsed, SocksError};
+use cli::failure::{Failure, Fallible as _};
 
 /// A listener to be.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -21,10 +21,10 @@ use tokio::net::UnixStream;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
-use crate::failure::{Failure, Fallible as _};
-use crate::output::{plain, plain_lines};
 use crate::signed_in::SignedIn;
 use crate::target::Target;
+use cli::failure::{Failure, Fallible as _};
+use cli::output::{plain, plain_lines};
 
 /// How to link.
 #[derive(Debug)]

@@ -23,7 +23,6 @@ use std::io::IsTerminal as _;
 
 use proto::preamble::Inner;
 
-use crate::failure::{EXIT_SSH, EXIT_USAGE, Failure};
 use crate::flags::{Global, SshArgs};
 use crate::signed_in::SignedIn;
 use crate::ssh::forward::Forward;
@@ -31,6 +30,10 @@ use crate::ssh::link::{Link, LinkSettings};
 use crate::ssh::options::{Options, Tty};
 use crate::ssh::session::SessionSettings;
 use crate::target::Target;
+use cli::failure::{EXIT_USAGE, Failure};
+
+/// Own errors, as ssh has it; a remote command's status passes through beside it.
+pub(crate) const EXIT_SSH: u8 = 255;
 
 /// The map. Gives the remote command's exit status.
 ///

@@ -2,7 +2,7 @@
 //! would relax what is always checked are accepted without effect, because scripts pass them; the rest are errors,
 //! so that nothing is believed to be in force that is not.
 
-use crate::failure::Failure;
+use cli::failure::Failure;
 
 /// What was taken.
 #[derive(Debug, Default, PartialEq, Eq)]

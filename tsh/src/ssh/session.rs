@@ -11,11 +11,12 @@ use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
 
-use crate::failure::{EXIT_SSH, Failure};
-use crate::output::plain;
+use crate::ssh::EXIT_SSH;
 use crate::ssh::escape::{Escape, Typed};
 use crate::ssh::link::Link;
 use crate::ssh::terminal::{self, RawTerminal};
+use cli::failure::Failure;
+use cli::output::plain;
 
 /// What to run.
 #[derive(Debug)]

@@ -13,13 +13,13 @@ use russh::keys::{Certificate, PrivateKey};
 use russh::server::{self, Auth, ChannelOpenHandle, Msg, Session};
 use russh::{Channel, ChannelId};
 
-use crate::failure::Failure;
 use crate::home::{Home, Login};
 use crate::profile::{Profile, ProxyTrust};
 use crate::signed_in::SignedIn;
 use crate::ssh::link::{Link, LinkSettings};
 use crate::ssh::session::{self, SessionSettings};
 use crate::target::{Host, Target};
+use cli::failure::Failure;
 
 /// A host that lets `root` in and ends every command with 7.
 struct Node;

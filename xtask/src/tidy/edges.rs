@@ -10,7 +10,8 @@ use super::Finding;
 const ALLOWED: &[(&str, &[&str])] = &[
     ("auth", &["net", "pki", "policy", "proto"]),
     ("bench", &["net", "pki", "policy", "proto", "relay"]),
-    ("net", &["pki", "policy", "proto"]),
+    ("cli", &[]),
+    ("net", &["pki", "proto"]),
     ("node", &["net", "pki", "policy", "proto", "relay"]),
     ("pki", &["proto"]),
     ("policy", &["pki", "proto"]),
@@ -18,8 +19,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("proto", &[]),
     ("proxy", &["net", "pki", "policy", "proto", "relay"]),
     ("relay", &[]),
-    ("tctl", &["net", "pki", "proto"]),
-    ("tsh", &["net", "pki", "proto"]),
+    ("tctl", &["cli", "net", "pki", "proto"]),
+    ("tsh", &["cli", "net", "pki", "proto"]),
     ("xtask", &[]),
 ];
 

@@ -6,52 +6,50 @@ use std::fmt::Display;
 
 use crate::output::plain;
 
-/// Own errors of `tsh ssh` and friends; a remote command's status passes through beside it.
-pub(crate) const EXIT_SSH: u8 = 255;
 /// Any other failure.
-pub(crate) const EXIT_FAILURE: u8 = 1;
+pub const EXIT_FAILURE: u8 = 1;
 /// Wrong use, as clap exits.
-pub(crate) const EXIT_USAGE: u8 = 2;
+pub const EXIT_USAGE: u8 = 2;
 
 /// A command's end. Made from any error by `?`; the error's whole chain becomes the message.
 #[derive(Debug)]
-pub(crate) struct Failure {
+pub struct Failure {
     message: String,
     hint: Option<String>,
     code: u8,
 }
 
 impl Failure {
-    pub(crate) fn new(message: impl Into<String>) -> Self {
+    pub fn new(message: impl Into<String>) -> Self {
         Self { message: message.into(), hint: None, code: EXIT_FAILURE }
     }
     /// The command line cannot mean anything.
-    pub(crate) fn usage(message: impl Into<String>) -> Self {
+    pub fn usage(message: impl Into<String>) -> Self {
         Self { code: EXIT_USAGE, ..Self::new(message) }
     }
     /// What to do next.
     #[must_use]
-    pub(crate) fn hint(self, hint: impl Into<String>) -> Self {
+    pub fn hint(self, hint: impl Into<String>) -> Self {
         Self { hint: Some(hint.into()), ..self }
     }
     #[must_use]
-    pub(crate) fn code(self, code: u8) -> Self {
+    pub fn code(self, code: u8) -> Self {
         Self { code, ..self }
     }
     /// Says first what was being done.
     #[must_use]
-    pub(crate) fn doing(self, what: impl Display) -> Self {
+    pub fn doing(self, what: impl Display) -> Self {
         Self { message: format!("{what}: {}", self.message), ..self }
     }
-    pub(crate) fn exit_code(&self) -> u8 {
+    pub fn exit_code(&self) -> u8 {
         self.code
     }
     /// The message alone, for summaries.
-    pub(crate) fn message(&self) -> &str {
+    pub fn message(&self) -> &str {
         &self.message
     }
     /// What goes to standard error.
-    pub(crate) fn text(&self) -> String {
+    pub fn text(&self) -> String {
         match &self.hint {
             Some(hint) => format!("ERROR: {}\n       {hint}", self.message),
             None => format!("ERROR: {}", self.message),
@@ -66,7 +64,7 @@ impl<E: Error + 'static> From<E> for Failure {
 }
 
 /// Adds context to results on their way up.
-pub(crate) trait Fallible<T> {
+pub trait Fallible<T> {
     fn doing(self, what: impl Display) -> Result<T, Failure>;
     fn hint(self, hint: impl Into<String>) -> Result<T, Failure>;
 }

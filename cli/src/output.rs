@@ -4,31 +4,29 @@ use std::io::Write as _;
 
 use serde::Serialize;
 use time::OffsetDateTime;
-use time::format_description::BorrowedFormatItem;
-use time::macros::format_description;
 
 use crate::failure::Failure;
 
 /// What `--format` takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Format {
+pub enum Format {
     Json,
     Text,
     Yaml,
 }
 
 /// Text without control characters, so that nobody else's words move our cursor.
-pub(crate) fn plain(text: &str) -> String {
+pub fn plain(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).collect()
 }
 
 /// As [`plain`], but lines and tabs stay: banners and messages.
-pub(crate) fn plain_lines(text: &str) -> String {
+pub fn plain_lines(text: &str) -> String {
     text.chars().filter(|c| !c.is_control() || matches!(c, '\n' | '\t')).collect()
 }
 
 /// Columns under a dashed head, as wide as their widest cell.
-pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     let rows: Vec<Vec<String>> =
         rows.iter().map(|row| row.iter().map(|cell| plain(cell)).collect()).collect();
     let widths: Vec<usize> = head
@@ -54,7 +52,7 @@ pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
 ///
 /// # Errors
 /// The value has no such form.
-pub(crate) fn structured<V: Serialize>(value: &V, format: Format) -> Result<String, Failure> {
+pub fn structured<V: Serialize>(value: &V, format: Format) -> Result<String, Failure> {
     Ok(match format {
         Format::Yaml => serde_saphyr::to_string(value)?,
         Format::Json | Format::Text => serde_json::to_string_pretty(value)? + "\n",
@@ -65,7 +63,7 @@ pub(crate) fn structured<V: Serialize>(value: &V, format: Format) -> Result<Stri
 ///
 /// # Errors
 /// The operating system's.
-pub(crate) fn print(text: &str) -> Result<(), Failure> {
+pub fn print(text: &str) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
@@ -73,24 +71,17 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
-/// `2026-09-23 22:30:43 +0200` in the offset of `time`.
-pub(crate) fn clock(time: OffsetDateTime) -> String {
-    const FORMAT: &[BorrowedFormatItem<'_>] = format_description!(
-        "[year]-[month]-[day] [hour]:[minute]:[second] [offset_hour sign:mandatory][offset_minute]"
-    );
-    time.format(&FORMAT).unwrap_or_default()
-}
-
-/// `2026-09-23T20:30:43Z`.
-pub(crate) fn rfc3339(unix: i64) -> String {
+/// `2026-09-23T20:30:43Z`; empty for 0, which means never.
+pub fn rfc3339(unix: i64) -> String {
     OffsetDateTime::from_unix_timestamp(unix)
         .ok()
+        .filter(|_| unix != 0)
         .and_then(|t| t.format(&time::format_description::well_known::Rfc3339).ok())
         .unwrap_or_default()
 }
 
 /// `a=b,c=d`.
-pub(crate) fn pairs<'a>(labels: impl IntoIterator<Item = (&'a String, &'a String)>) -> String {
+pub fn pairs<'a>(labels: impl IntoIterator<Item = (&'a String, &'a String)>) -> String {
     let mut list: Vec<String> =
         labels.into_iter().map(|(name, value)| format!("{name}={value}")).collect();
     list.sort();
@@ -113,8 +104,8 @@ mod tests {
     }
 
     #[test]
-    fn times_are_readable() {
-        assert_eq!(rfc3339(0), "1970-01-01T00:00:00Z");
-        assert_eq!(clock(OffsetDateTime::UNIX_EPOCH), "1970-01-01 00:00:00 +0000");
+    fn never_is_empty() {
+        assert_eq!(rfc3339(0), "");
+        assert_eq!(rfc3339(1), "1970-01-01T00:00:01Z");
     }
 }
