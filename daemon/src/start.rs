@@ -33,10 +33,21 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
     crate::logging::install(&config.log)?;
     // Files that roles make are private unless they say otherwise; children set their own.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    raise_file_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let result = runtime.block_on(live(config));
     runtime.shutdown_timeout(THREADS_END_WITHIN);
     result
+}
+
+/// As many open files as the system lets us have: a session costs a few, and the bounds of every role are far above the
+/// usual soft limit of 1024, which the programs of sessions get back (`node::sys`).
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        warn!(%error, "the limit of open files stays as it is");
+    }
 }
 
 async fn live(config: Config) -> anyhow::Result<()> {

@@ -38,7 +38,7 @@ pub(crate) fn follow(command: &mut Command, plan: Plan) {
 }
 
 fn become_plan(plan: &Plan) -> io::Result<()> {
-    // SAFETY: plain system calls on numbers and on a NUL-terminated string that `plan` owns.
+    // SAFETY: plain system calls on numbers and on a structure that lives here.
     unsafe {
         check(libc::setsid())?;
         // Whoever started us may have told us to ignore some (nohup, a script's `&`): that is not for sessions. Those
@@ -50,6 +50,10 @@ fn become_plan(plan: &Plan) -> io::Result<()> {
             check(libc::ioctl(0, libc::TIOCSCTTY, 0))?;
         }
         libc::umask(0o022);
+        let mut files = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        check(libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut files))?;
+        files.rlim_cur = files.rlim_max.min(OPEN_FILES_SOFT);
+        check(libc::setrlimit(libc::RLIMIT_NOFILE, &raw const files))?;
         // Ours are close-on-exec already; this catches what a library may have opened without it.
         libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
         if let Some(fd) = plan.inherit {
@@ -67,6 +71,9 @@ fn become_plan(plan: &Plan) -> io::Result<()> {
     }
     Ok(())
 }
+
+/// The usual soft limit. The daemon raises its own, which would break programs that use select(2).
+const OPEN_FILES_SOFT: libc::rlim_t = 1024;
 
 /// Linux has 64 on every architecture that this is built for (`_NSIG`).
 const SIGNALS_MAX: libc::c_int = 64;
@@ -116,7 +123,10 @@ mod tests {
         let root = rustix::process::geteuid().is_root();
         let switch = root.then(|| Switch { uid: 65534, gid: 65534, groups: vec![65534, 12345] });
         let mut command = Command::new("/bin/sh");
-        command.args(["-c", "id -u; id -G; pwd; umask; ps -o sid= -p $$ | tr -d ' '; echo $$"]);
+        command.args([
+            "-c",
+            "id -u; id -G; pwd; umask; ps -o sid= -p $$ | tr -d ' '; echo $$; ulimit -Sn",
+        ]);
         let home = CString::new("/no/such/folder").unwrap();
         follow(&mut command, Plan { switch, controlling_terminal: false, inherit: None, home });
         let output = command.output().unwrap();
@@ -131,6 +141,7 @@ mod tests {
         assert_eq!(lines[2], "/");
         assert_eq!(lines[3], "0022");
         assert_eq!(lines[4], lines[5], "the child leads its own session");
+        assert!(lines[6].parse::<u32>().unwrap() <= 1024, "{lines:?}");
     }
 
     #[test]
