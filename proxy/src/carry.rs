@@ -1,6 +1,7 @@
 //! A dialed stream on its way through the relay, cut as soon as its user is locked out. The end of the path.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use net::policy_feed::Current;
@@ -35,8 +36,14 @@ pub(crate) async fn carry(core: &Core, identity: &UserIdentity, client: Leg, dia
             outcome = &mut run => outcome,
             lock = locked(core.policy.watch(), identity, &facts) => {
                 info!(user = %identity.user(), node = %facts.nodename, lock, "a stream is cut");
-                core.relay.cut(id);
-                run.await
+                // The node cuts by itself, and its words reach the client only through us.
+                match tokio::time::timeout(NODE_CUTS_WITHIN, &mut run).await {
+                    Ok(outcome) => outcome,
+                    Err(_) => {
+                        core.relay.cut(id);
+                        run.await
+                    }
+                }
             }
         }
     };
@@ -88,3 +95,6 @@ fn lock_on(policy: &Policy, identity: &UserIdentity, facts: &Facts) -> Option<St
         },
     }
 }
+
+/// For a node to learn of the lock, record it and say so; whoever is behind a node that does not is cut then.
+const NODE_CUTS_WITHIN: Duration = Duration::from_secs(1);
