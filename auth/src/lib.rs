@@ -5,7 +5,7 @@
 //! On the way in:
 //! - [`server`]: connections, and who is at the other end
 //! - [`service`]: one file per gRPC service; each method asks `service::caller` first
-//! - [`limits`], [`fault`]: how often, and why not
+//! - [`limits`], [`strangers`], [`fault`]: how often, how many, and why not
 //!
 //! People:
 //! - [`sign_in`]: password and one-time code for certificates; [`passwords`], [`credentials`], [`attempts`] below it
@@ -47,6 +47,7 @@ mod sign_in;
 mod snapshot;
 mod start;
 mod store;
+mod strangers;
 mod tokens;
 mod users;
 

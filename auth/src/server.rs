@@ -16,7 +16,6 @@ use proto::id::{HostId, UserName};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
@@ -24,6 +23,7 @@ use tracing::{debug, warn};
 
 use crate::clock::Clock;
 use crate::service::caller::{Peer, Proof};
+use crate::strangers::{PER_ADDRESS_MAX, StrangerPlace, Strangers};
 
 /// An established connection.
 #[derive(Debug)]
@@ -31,8 +31,17 @@ pub(crate) struct Connection {
     transport: Transport,
     peer: Peer,
     /// When it ends whatever happens.
-    end: Option<Pin<Box<Sleep>>>,
+    end: Option<End>,
     _place: Place,
+}
+
+/// Resolves when a connection has to end.
+struct End(Pin<Box<dyn Future<Output = ()> + Send>>);
+
+impl std::fmt::Debug for End {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str("End")
+    }
 }
 
 #[derive(Debug)]
@@ -45,7 +54,14 @@ enum Transport {
 #[derive(Debug)]
 struct Place {
     _permits: Option<(OwnedSemaphorePermit, Option<OwnedSemaphorePermit>)>,
-    _source: Option<SourcePlace>,
+    _holder: Option<HolderPlace>,
+}
+
+/// Whose share of the limits it is.
+#[derive(Debug)]
+enum HolderPlace {
+    Certificate(#[expect(dead_code, reason = "held for its end")] SourcePlace),
+    Stranger(#[expect(dead_code, reason = "held for its end")] StrangerPlace),
 }
 
 /// What the accept loops need.
@@ -58,6 +74,7 @@ pub(crate) struct Acceptor {
     sources: Sources,
     /// Those who have not shown a certificate, all together.
     strangers: Arc<Semaphore>,
+    strangers_by_address: Strangers,
     tls: Arc<rustls::ServerConfig>,
     verifier: Arc<pki::Verifier>,
 }
@@ -85,6 +102,7 @@ impl Acceptor {
             ready,
             sources: Sources::default(),
             strangers: Arc::new(Semaphore::new(connections / 2)),
+            strangers_by_address: Strangers::default(),
             tls,
             verifier,
         };
@@ -122,10 +140,6 @@ impl Acceptor {
                 debug!(%from, "closed: too many handshakes from this address");
                 continue;
             };
-            let Some(source) = self.sources.enter(Source::Address(from.ip())) else {
-                debug!(%from, "closed: too many handshakes or sign-ins from this address");
-                continue;
-            };
             let acceptor = self.clone();
             tokio::spawn(async move {
                 let done = acceptor.handshake(socket, from);
@@ -134,7 +148,7 @@ impl Acceptor {
                         drop((handshake, attempt));
                         let stranger = matches!(proof, Proof::Anonymous).then_some(stranger);
                         let permits = (permit, stranger);
-                        acceptor.hand_over(transport, proof, from, permits, source).await;
+                        acceptor.hand_over(transport, proof, from, permits).await;
                     }
                     Ok(None) => {}
                     Err(_) => debug!(%from, "the handshake took too long"),
@@ -174,25 +188,33 @@ impl Acceptor {
         proof: Proof,
         from: SocketAddr,
         permits: (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>),
-        source: SourcePlace,
     ) {
+        let life = tokio::time::sleep(self.life(&proof));
         // The bound per address is for those whom nobody knows: all nodes may come through one proxy.
-        let source = match holder(&proof) {
-            None => source,
+        let (place, end) = match holder(&proof) {
+            None => {
+                let (place, crowded_out) = self.strangers_by_address.enter(from.ip());
+                let end = async {
+                    tokio::select! {
+                        () = life => {}
+                        _ = crowded_out => {}
+                    }
+                };
+                (HolderPlace::Stranger(place), End(Box::pin(end)))
+            }
             Some(holder) => match self.sources.enter(holder) {
-                Some(place) => place,
+                Some(place) => (HolderPlace::Certificate(place), End(Box::pin(life))),
                 None => {
                     warn!(%from, "closed: too many connections with this certificate's name");
                     return;
                 }
             },
         };
-        let end = Box::pin(tokio::time::sleep(self.life(&proof)));
         let connection = Connection {
             transport,
             peer: Peer { from: Some(from), proof },
             end: Some(end),
-            _place: Place { _permits: Some(permits), _source: Some(source) },
+            _place: Place { _permits: Some(permits), _holder: Some(place) },
         };
         // Fails only when the server has ended.
         self.ready.send(connection).await.ok();
@@ -232,7 +254,7 @@ impl Acceptor {
                 transport: Transport::Unix(socket),
                 peer: Peer { from: None, proof: Proof::LocalAdmin },
                 end: None,
-                _place: Place { _permits: None, _source: None },
+                _place: Place { _permits: None, _holder: None },
             };
             if self.ready.send(connection).await.is_err() {
                 return;
@@ -273,13 +295,12 @@ fn holder(proof: &Proof) -> Option<Source> {
     }
 }
 
-/// Handshakes and anonymous connections by address, others by whom their certificate names.
+/// Handshakes by address, connections by whom their certificate names.
 #[derive(Debug, Clone, Default)]
 struct Sources(Arc<Mutex<HashMap<Source, usize>>>);
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Source {
-    Address(IpAddr),
     Handshake(IpAddr),
     Host(HostId),
     User(UserName),
@@ -295,7 +316,6 @@ impl Sources {
     fn enter(&self, from: Source) -> Option<SourcePlace> {
         let mut counts = self.0.lock().ok()?;
         let most = match from {
-            Source::Address(_) => PER_SOURCE_MAX,
             Source::Handshake(_) => HANDSHAKES_PER_SOURCE_MAX,
             Source::Host(_) | Source::User(_) => PER_HOLDER_MAX,
         };
@@ -335,7 +355,7 @@ impl AsyncRead for Connection {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<std::io::Result<()>> {
         if let Some(end) = &mut self.end
-            && end.as_mut().poll(context).is_ready()
+            && end.0.as_mut().poll(context).is_ready()
         {
             return Poll::Ready(Err(std::io::ErrorKind::TimedOut.into()));
         }
@@ -388,9 +408,8 @@ const HANDSHAKES_MAX: usize = 256;
 const HANDSHAKES_PER_SOURCE_MAX: usize = HANDSHAKES_MAX / 2;
 /// Some 50 KiB each. Fewer where the process may open fewer files, and half of them for those without a certificate.
 const CONNECTIONS_MAX: usize = 20_000;
-/// Handshakes and anonymous connections of one address, which may be a proxy's.
-const PER_SOURCE_MAX: usize = 512;
-const _: () = assert!(HANDSHAKES_MAX < PER_SOURCE_MAX && PER_SOURCE_MAX < CONNECTIONS_MAX);
+const _: () =
+    assert!(HANDSHAKES_PER_SOURCE_MAX < PER_ADDRESS_MAX && PER_ADDRESS_MAX < CONNECTIONS_MAX);
 /// Connections with certificates of one machine or person, who needs a handful, a busy script some dozens. One that is
 /// stolen must not take all places.
 const PER_HOLDER_MAX: usize = 256;
@@ -425,7 +444,6 @@ mod tests {
             places.pop();
             assert!(sources.enter(source).is_some());
         };
-        check(Source::Address([10, 0, 0, 1].into()), PER_SOURCE_MAX);
         check(Source::Handshake([10, 0, 0, 1].into()), HANDSHAKES_PER_SOURCE_MAX);
         check(Source::Host(HostId::from_random([1; 16])), PER_HOLDER_MAX);
         check(Source::User(UserName::parse("alice").unwrap()), PER_HOLDER_MAX);

@@ -121,6 +121,10 @@ fn check_answer(
     answer: &LoginResponse,
 ) -> Result<Certificate, Failure> {
     let wrong = |what: &str| Failure::new(format!("auth's answer {what}"));
+    if answer.ssh_certificate.is_empty() {
+        return Err(Failure::new("your roles give you no logins, so there is nothing to sign in to")
+            .hint("Ask an administrator for a role with logins."));
+    }
     let certificate = Certificate::from_openssh(answer.ssh_certificate.trim())
         .map_err(|_| wrong("holds no SSH certificate"))?;
     if answer.cluster != contact.cluster.as_str() || answer.user != user.as_str() {

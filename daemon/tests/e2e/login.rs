@@ -1,6 +1,6 @@
 //! Signing in: what goes wrong reads the same, what was used once is used up.
 
-use crate::cluster::shared;
+use crate::cluster::{CLUSTER, Cluster, shared};
 use crate::run::{Run, program};
 
 const WRONG: &str = "invalid user, password or one-time code";
@@ -126,4 +126,37 @@ fn status_ls_and_formats() {
             cluster.tsh(&user).args(["completion", shell]).wait().good().text().contains("tsh")
         );
     }
+}
+
+/// Opens connections to auth through the proxy, without a certificate, says how many stand, and holds them.
+const HOLD: &str = r#"
+import socket, ssl, sys, time
+context = ssl.create_default_context()
+context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+context.set_alpn_protocols(["h2"])
+held = []
+for _ in range(2000):
+    if len(held) == 600: break
+    try:
+        raw = socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=5)
+        held.append(context.wrap_socket(raw, server_hostname="auth." + sys.argv[2]))
+    except OSError: time.sleep(0.05)  # the proxy paces each address
+print("held", len(held), flush=True)
+sys.stdin.read()
+"#;
+
+#[test]
+fn connections_that_only_wait_keep_nobody_from_signing_in() {
+    let cluster = Cluster::start();
+    let invite = cluster.json(&[
+        "users", "add", "late", "--format", "json", "--roles", "access", "--logins", "root",
+    ]);
+    let mut user = cluster.accept("late", invite["token"].as_str().unwrap());
+    let mut holder =
+        Run::new("/usr/bin/python3").args(["-c", HOLD, &cluster.web.to_string(), CLUSTER]).spawn();
+    let held = holder.hear("\n");
+    let held: u32 = held.trim().rsplit(' ').next().unwrap().parse().unwrap();
+    assert!(held > 500, "too few for the test to say anything: {held}");
+    cluster.login(&mut user, &[]);
+    drop(holder);
 }
