@@ -60,11 +60,22 @@ pub(crate) async fn sign(admin: &mut Admin, args: &SignArgs) -> Result<(), Failu
             }
         }
     };
+    check_use(&signed, args)?;
     for (path, text) in files.iter().zip(contents(&signed, args)) {
         file::write_private(path, text.as_bytes()).doing(path.display())?;
     }
     let names: Vec<String> = files.iter().map(|path| path.display().to_string()).collect();
     print(&format!("The certificates have been written to {}\n", names.join(", ")))
+}
+
+/// A user whose roles grant no logins gets a TLS certificate alone, which is nothing to an SSH client.
+fn check_use(signed: &Signed, args: &SignArgs) -> Result<(), Failure> {
+    if args.format != SignFormat::Openssh || !signed.ssh_certificate.trim().is_empty() {
+        return Ok(());
+    }
+    let whom = args.user.as_deref().unwrap_or("the host");
+    Err(Failure::new(format!("{} has no logins: no SSH certificate", plain(whom)))
+        .hint("Give the user logins, or a role with logins, and sign again."))
 }
 
 fn file_names(args: &SignArgs) -> Vec<PathBuf> {
@@ -233,6 +244,22 @@ mod tests {
             ttl: "1h".parse().unwrap(),
             overwrite: false,
         }
+    }
+
+    #[test]
+    fn without_logins_there_is_nothing_for_an_ssh_client() {
+        let mut signed = Signed {
+            keys: KeyPairs::generate().unwrap(),
+            ssh_certificate: "\n".into(),
+            tls_certificate_pem: "TLS CERT\n".into(),
+            trust: TrustBundle::default(),
+            cluster: "demo".into(),
+        };
+        let failure = check_use(&signed, &args(SignFormat::Openssh, true)).unwrap_err();
+        assert_eq!(failure.message(), "alice has no logins: no SSH certificate");
+        assert!(check_use(&signed, &args(SignFormat::Tls, true)).is_ok());
+        signed.ssh_certificate = "ssh-cert".into();
+        assert!(check_use(&signed, &args(SignFormat::Openssh, true)).is_ok());
     }
 
     #[test]
