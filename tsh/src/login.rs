@@ -110,7 +110,19 @@ async fn ask_and_sign(
         tls_public_key: keys.tls_spki(),
         ttl_seconds: ttl_minutes.map_or(0, |minutes| u64::from(minutes) * 60),
     };
-    Ok(contact.sign_in()?.login(call(request)).await?.into_inner())
+    let answer = contact.sign_in()?.login(call(request)).await;
+    Ok(answer.map_err(refused)?.into_inner())
+}
+
+/// The same words whatever was wrong: they must not tell which users there are.
+fn refused(status: tonic::Status) -> Failure {
+    let wrong = status.code() == tonic::Code::Unauthenticated;
+    let failure = Failure::from(status);
+    if wrong {
+        failure.hint("A one-time code works once: wait for the next one if you have just used it.")
+    } else {
+        failure
+    }
 }
 
 /// The answer is for what was asked: this user, this cluster, our key, with authorities to believe.
@@ -122,8 +134,10 @@ fn check_answer(
 ) -> Result<Certificate, Failure> {
     let wrong = |what: &str| Failure::new(format!("auth's answer {what}"));
     if answer.ssh_certificate.is_empty() {
-        return Err(Failure::new("your roles give you no logins, so there is nothing to sign in to")
-            .hint("Ask an administrator for a role with logins."));
+        return Err(Failure::new(
+            "your roles give you no logins, so there is nothing to sign in to",
+        )
+        .hint("Ask an administrator for a role with logins."));
     }
     let certificate = Certificate::from_openssh(answer.ssh_certificate.trim())
         .map_err(|_| wrong("holds no SSH certificate"))?;
@@ -207,6 +221,13 @@ fn add_to_agent(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_used_code_is_thought_of() {
+        let told = refused(tonic::Status::unauthenticated("wrong")).text();
+        assert!(told.starts_with("ERROR: wrong\n") && told.contains("next one"), "{told}");
+        assert_eq!(refused(tonic::Status::internal("x")).text(), "ERROR: x");
+    }
 
     #[test]
     fn the_cluster_must_be_the_proxys() {
