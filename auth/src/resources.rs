@@ -369,10 +369,10 @@ fn already(what: &str) -> Fault {
 
 fn describe(target: &LockTarget) -> String {
     match target {
-        LockTarget::Login(login) => format!("login={login}"),
-        LockTarget::Node(node) => format!("node={node}"),
-        LockTarget::Role(role) => format!("role={role}"),
-        LockTarget::User(user) => format!("user={user}"),
+        LockTarget::Login(login) => format!("login:{login}"),
+        LockTarget::Node(node) => format!("node:{node}"),
+        LockTarget::Role(role) => format!("role:{role}"),
+        LockTarget::User(user) => format!("user:{user}"),
     }
 }
 

@@ -14,7 +14,7 @@ use proto::preamble::Inner;
 use proto::resource::{HostRole, Labels};
 use zeroize::Zeroizing;
 
-pub(crate) use read::{Flags, load};
+pub(crate) use read::{Flags, host_port, load, pin};
 
 /// Auth's port, as people know it.
 pub(crate) const AUTH_PORT: u16 = 3025;

@@ -4,20 +4,25 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use proto::id::{ClusterName, NodeName};
+use proto::resource::HostRole;
+
+use crate::config::{WEB_PORT, host_port};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct ConfigureArgs {
     /// Roles that the file enables.
-    #[arg(short, long, value_delimiter = ',', default_value = "auth,proxy,node")]
-    roles: Vec<String>,
+    #[arg(short, long, value_delimiter = ',', default_value = "auth,proxy,node", value_parser = crate::parse_role)]
+    roles: Vec<HostRole>,
     /// Name of the cluster (auth).
     #[arg(long)]
     cluster_name: Option<ClusterName>,
     /// host:port that clients use (proxy).
-    #[arg(long)]
+    #[arg(long, value_name = "HOST:PORT", value_parser = public_address)]
     public_addr: Option<String>,
+    /// Name of this machine in the cluster.
     #[arg(long)]
     nodename: Option<NodeName>,
+    /// Where state is kept.
     #[arg(long)]
     data_dir: Option<PathBuf>,
     /// File that holds the join token.
@@ -29,7 +34,8 @@ pub(crate) struct ConfigureArgs {
     /// Auth of the cluster to join.
     #[arg(long, value_name = "HOST:PORT")]
     auth_server: Option<String>,
-    #[arg(long, value_name = "sha256:HEX")]
+    /// Pin of the cluster's host authority, as `tctl status` prints it.
+    #[arg(long, value_name = "sha256:HEX", value_parser = crate::config::pin)]
     ca_pin: Option<String>,
     /// Where to write: stdout, or a path (an existing file is not overwritten).
     #[arg(short, long, default_value = "stdout")]
@@ -54,6 +60,10 @@ pub(crate) fn run(args: &ConfigureArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+fn public_address(text: &str) -> Result<String, String> {
+    host_port(text, WEB_PORT)
+}
+
 fn line(out: &mut String, indent: usize, key: &str, value: Option<&str>, example: &str) {
     let pad = " ".repeat(indent);
     match value {
@@ -63,7 +73,7 @@ fn line(out: &mut String, indent: usize, key: &str, value: Option<&str>, example
 }
 
 fn file_text(args: &ConfigureArgs) -> String {
-    let has = |role: &str| if args.roles.iter().any(|r| r == role) { "yes" } else { "no" };
+    let has = |role: HostRole| if args.roles.contains(&role) { "yes" } else { "no" };
     let data_dir = args.data_dir.as_ref().map(|path| path.display().to_string());
     let mut out = String::from("# All keys: docs/reference/config.md\npostern:\n");
     line(&mut out, 2, "nodename", args.nodename.as_ref().map(NodeName::as_str), "bastion-1");
@@ -75,18 +85,18 @@ fn file_text(args: &ConfigureArgs) -> String {
     line(&mut out, 2, "diag_addr", None, "127.0.0.1:3000");
     out.push_str("  log:\n    severity: info\n    format:\n      output: text\n");
     out.push_str("  auth_service:\n");
-    line(&mut out, 4, "enabled", Some(has("auth")), "");
+    line(&mut out, 4, "enabled", Some(has(HostRole::Auth)), "");
     let cluster = args.cluster_name.as_ref().map(ClusterName::as_str);
     line(&mut out, 4, "cluster_name", cluster, "example.com");
     line(&mut out, 4, "listen_addr", None, "0.0.0.0:3025");
     out.push_str("  proxy_service:\n");
-    line(&mut out, 4, "enabled", Some(has("proxy")), "");
+    line(&mut out, 4, "enabled", Some(has(HostRole::Proxy)), "");
     line(&mut out, 4, "web_listen_addr", None, "0.0.0.0:3080");
     line(&mut out, 4, "public_addr", args.public_addr.as_deref(), "proxy.example.com:3080");
     line(&mut out, 4, "listen_addr", None, "0.0.0.0:3023   # for ssh -J; off to switch off");
     out.push_str("  ssh_service:\n");
-    line(&mut out, 4, "enabled", Some(has("node")), "");
-    out.push_str("    labels:\n      env: dev\n");
+    line(&mut out, 4, "enabled", Some(has(HostRole::Node)), "");
+    line(&mut out, 4, "labels", None, "{env: dev, team: web}");
     out
 }
 

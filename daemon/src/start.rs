@@ -40,6 +40,27 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
     result
 }
 
+/// One daemon per data folder: a second one would take the first one's sockets away. Held until the process ends.
+fn lock(data_dir: &Path) -> anyhow::Result<std::fs::File> {
+    let path = data_dir.join("postern.lock");
+    let file = std::fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .with_context(|| format!("cannot use {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => anyhow::bail!(
+            "another postern uses {d}: see `postern status --data-dir {d}`, or pass another --data-dir",
+            d = data_dir.display()
+        ),
+        Err(std::fs::TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("cannot lock {}", path.display()))
+        }
+    }
+}
+
 /// As many open files as the system lets us have: a session costs a few, and the bounds of every role are far above the
 /// usual soft limit of 1024, which the programs of sessions get back (`node::sys`).
 fn raise_file_limit() {
@@ -57,6 +78,7 @@ async fn live(config: Config) -> anyhow::Result<()> {
     let health = Arc::new(Health::new(config.nodename.as_str(), &roles));
     net::file::private_dir(&config.data_dir)
         .with_context(|| format!("cannot use {}", config.data_dir.display()))?;
+    let _lock = lock(&config.data_dir)?;
     let diag = Diag::new(health.clone())?;
     let socket = diag.listen_socket(&config.data_dir)?;
     if let Some(address) = config.diag_addr {

@@ -41,8 +41,13 @@ pub(crate) fn run(args: &StatusArgs) -> ExitCode {
 
 fn ask(args: &StatusArgs) -> anyhow::Result<Report> {
     let path = args.data_dir.clone().unwrap_or_else(default_data_dir).join(SOCKET);
-    let mut socket = UnixStream::connect(&path).with_context(|| {
-        format!("no daemon answers on {}: start one with `postern start`", path.display())
+    let mut socket = UnixStream::connect(&path).map_err(|error| {
+        let path = path.display();
+        if error.kind() == std::io::ErrorKind::PermissionDenied {
+            anyhow!("{path} is not yours to ask: run this as root or as the daemon's user")
+        } else {
+            anyhow!("no daemon answers on {path}: start one with `postern start`")
+        }
     })?;
     socket.set_read_timeout(Some(ANSWER_WITHIN))?;
     socket.write_all(b"GET /status HTTP/1.1\r\nhost: local\r\nconnection: close\r\n\r\n")?;

@@ -91,6 +91,10 @@ pub enum HostError {
         "the stored identity in {path} is damaged: {detail}; move the folder away and join again"
     )]
     Damaged { path: PathBuf, detail: String },
+    #[error(
+        "the cluster there is not the one with this CA pin: compare it with what `tctl status` prints on the auth host"
+    )]
+    WrongPin,
     #[error("cannot reach auth: {0}")]
     Unreachable(String),
 }

@@ -135,6 +135,27 @@ pub fn server_config(
     Ok(Arc::new(config))
 }
 
+/// Whether an error or one of its causes says that nobody who is trusted signed the server's certificate: another
+/// cluster, or somebody in between. Trying again does not help.
+pub fn is_unknown_authority(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        // An I/O error does not name the error inside it as its source.
+        let inside = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        let tls = match inside {
+            Some(inside) => inside.downcast_ref::<rustls::Error>(),
+            None => error.downcast_ref::<rustls::Error>(),
+        };
+        if let Some(rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer)) =
+            tls
+        {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
 /// Certificates of a PEM text.
 ///
 /// # Errors

@@ -92,7 +92,10 @@ pub(crate) fn load(file: Option<&Path>, flags: Flags, hostname: &str) -> Result<
     let config = settle(raw, flags, hostname, &mut mistakes);
     match config {
         Some(config) if mistakes.is_empty() => Ok(config),
-        _ => Err(Mistakes { file: file.map(Path::to_owned), list: mistakes }),
+        _ => {
+            mistakes.sort_by_key(|mistake| mistake.place.map(|place| (place.line, place.column)));
+            Err(Mistakes { file: file.map(Path::to_owned), list: mistakes })
+        }
     }
 }
 
@@ -138,7 +141,7 @@ fn read_global(section: &mut Section<'_>, raw: &mut RawConfig) {
     raw.ca_pin = section.text("ca_pin", pin);
     raw.drain_timeout = section.text("drain_timeout", Span::parse);
     section.section("log", |log| {
-        raw.severity = log.text("severity", any_text).map(|text| text.to_lowercase());
+        raw.severity = log.text("severity", severity);
         log.section("format", |format| {
             raw.log_json = format.text("output", |text| match text {
                 "json" => Ok(true),
@@ -214,8 +217,12 @@ fn settle(
                 None
             }
         };
+    let data_dir = flags.data_dir.or(raw.data_dir).unwrap_or_else(default_data_dir);
+    let is_joined = [(run_proxy, HostRole::Proxy), (run_node, HostRole::Node)]
+        .into_iter()
+        .all(|(runs, role)| !runs || net::host::is_joined(&data_dir.join(role.as_str())));
     let join = JoinConfig {
-        token: read_token(flags.token.or(raw.auth_token), mistakes),
+        token: read_token(flags.token.or(raw.auth_token), is_joined, mistakes),
         auth_server: parse_flag(
             flags.auth_server,
             |t| host_port(t, AUTH_PORT),
@@ -231,7 +238,7 @@ fn settle(
     let severity = if flags.debug { Some("debug".to_owned()) } else { raw.severity };
     Some(Config {
         nodename: nodename?,
-        data_dir: flags.data_dir.or(raw.data_dir).unwrap_or_else(default_data_dir),
+        data_dir,
         diag_addr: flags.diag_addr.or(raw.diag_addr),
         log: LogConfig {
             json: raw.log_json.unwrap_or(false),
@@ -339,18 +346,25 @@ fn parse_flag<T>(
     }
 }
 
-/// A token's text, or the absolute path of a file that holds it (so that it need not stand in a command line).
-fn read_token(text: Option<String>, mistakes: &mut Vec<Mistake>) -> Option<Zeroizing<String>> {
+/// A token's text, or the absolute path of a file that holds it (so that it need not stand in a command line). A token is
+/// needed only to join: later starts work after the file has been removed.
+fn read_token(
+    text: Option<String>,
+    is_joined: bool,
+    mistakes: &mut Vec<Mistake>,
+) -> Option<Zeroizing<String>> {
     let text = Zeroizing::new(text?);
     if !text.starts_with('/') {
+        if text.contains('/') || Path::new(text.as_str()).exists() {
+            mistakes.push(plain("--token names a file: give its absolute path, from / on"));
+        }
         return Some(text);
     }
     match std::fs::read_to_string(text.as_str()) {
         Ok(token) => Some(Zeroizing::new(token.trim().to_owned())),
-        // A token is needed only to join; later starts work after the file has been removed.
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) if is_joined && error.kind() == std::io::ErrorKind::NotFound => None,
         Err(error) => {
-            mistakes.push(plain(format!("the token file cannot be read: {error}")));
+            mistakes.push(plain(format!("the token file {} cannot be read: {error}", *text)));
             None
         }
     }
@@ -360,12 +374,26 @@ fn any_text(text: &str) -> Result<String, String> {
     if text.is_empty() { Err("must not be empty".into()) } else { Ok(text.to_owned()) }
 }
 
+/// A level, or a filter such as `info,node=debug`.
+fn severity(text: &str) -> Result<String, String> {
+    let text = text.to_lowercase();
+    let plain_word = !text.contains(['=', ',']);
+    let level = matches!(&*text, "error" | "warn" | "info" | "debug" | "trace" | "off");
+    let filter = tracing_subscriber::EnvFilter::try_new(&text);
+    if (plain_word && !level) || filter.is_err() {
+        return Err(format!(
+            "{text:?} is none of error, warn, info, debug, trace, nor a filter of them"
+        ));
+    }
+    Ok(text)
+}
+
 fn absolute_path(text: &str) -> Result<PathBuf, String> {
     let path = PathBuf::from(text);
     if path.is_absolute() { Ok(path) } else { Err(format!("{text:?} is not an absolute path")) }
 }
 
-fn pin(text: &str) -> Result<String, String> {
+pub(crate) fn pin(text: &str) -> Result<String, String> {
     let digest = text.strip_prefix("sha256:").unwrap_or_default();
     if digest.len() == 64 && digest.chars().all(|c| c.is_ascii_hexdigit()) {
         Ok(text.to_lowercase())
@@ -384,7 +412,7 @@ fn listen_address(port: Option<u16>) -> impl Fn(&str) -> Result<SocketAddr, Stri
 }
 
 /// `host:port`, with a default port. Names are not resolved here.
-fn host_port(text: &str, default: u16) -> Result<String, String> {
+pub(crate) fn host_port(text: &str, default: u16) -> Result<String, String> {
     let text = text.strip_prefix("https://").unwrap_or(text).trim_end_matches('/');
     let bad = || format!("{text:?} is not host:port");
     let (host, port) = match text.rsplit_once(':') {

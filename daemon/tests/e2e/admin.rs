@@ -181,3 +181,41 @@ fn with_no_file_it_is_a_cluster_on_loopback_and_tells_its_health() {
     assert!(ping.contains("cluster_name"), "{ping}");
     drop(daemon);
 }
+
+/// `postern start` of a node that is to join, ready for more arguments.
+fn joining(name: &str, dir: &std::path::Path) -> Run {
+    Run::new(program("postern"))
+        .args(["start", "--roles=node", "--proxy", &shared().proxy(), "--nodename", name])
+        .arg("--data-dir")
+        .arg(dir)
+}
+
+#[test]
+fn joining_with_what_cannot_work_ends_at_once_and_says_why() {
+    let cluster = shared();
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let pin = format!("sha256:{}", "0".repeat(64));
+    joining("astray", &data)
+        .args(["--token", "0123456789abcdef", "--ca-pin", &pin])
+        .wait()
+        .refused("not the one with this CA pin");
+    joining("astray", &data)
+        .args(["--token", "/no/such/token", "--ca-pin", &cluster.pin])
+        .wait()
+        .refused("/no/such/token cannot be read");
+}
+
+#[test]
+fn a_second_daemon_leaves_the_first_one_alone() {
+    let cluster = shared();
+    let data = cluster.path().join("bastion");
+    let status = || Run::new(program("postern")).arg("status").arg("--data-dir").arg(&data).wait();
+    status().good();
+    joining("second", &data)
+        .args(["--token", "0123456789abcdef", "--ca-pin", &cluster.pin])
+        .wait()
+        .refused("another postern uses");
+    status().good();
+    cluster.tctl().arg("status").wait().good();
+}

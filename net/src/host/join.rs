@@ -59,7 +59,10 @@ pub(super) async fn try_join(
     let answer = timeout(CALL_WITHIN, JoinClient::new(channel).register(request))
         .await
         .map_err(|_| HostError::Unreachable("no answer in time".into()))?
-        .map_err(|status| sorted(&status))?
+        .map_err(|status| match tls::is_unknown_authority(&status) {
+            true => HostError::WrongPin,
+            false => sorted(&status),
+        })?
         .into_inner();
     if matches!(settings.route, Route::Proxy(_)) && answer.cluster != cluster.as_str() {
         return Err(HostError::Refused("auth is of another cluster than the proxy".into()));
@@ -83,7 +86,13 @@ async fn first_trust(settings: &HostSettings) -> Result<(ClusterName, Trust), Ho
         }
         (Route::Direct(_), None) => Err(HostError::NoTrust),
         (Route::Proxy(proxy), Some(trust)) => {
-            let ping = pinned_ping(proxy, &trust).await.map_err(unreachable)?;
+            let ping =
+                pinned_ping(proxy, &trust).await.map_err(
+                    |error| match tls::is_unknown_authority(&error) {
+                        true => HostError::WrongPin,
+                        false => unreachable(error),
+                    },
+                )?;
             Ok((cluster_of(&ping)?, trust))
         }
         (Route::Proxy(proxy), None) => {
