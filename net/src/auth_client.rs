@@ -155,10 +155,29 @@ pub fn explain(status: &Status) -> String {
     text
 }
 
-/// With its cause in the text: tonic's users print only the outermost error.
+/// A dialing error with its cause in the text, since tonic's users print only the outermost error; the causes below stay
+/// what they are, for `tls::is_unknown_authority`.
+#[derive(Debug)]
+struct Told(DialError);
+
+impl std::fmt::Display for Told {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "{}", self.0)?;
+        match std::error::Error::source(&self.0) {
+            Some(cause) => write!(out, ": {cause}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for Told {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source()
+    }
+}
+
 fn told(error: DialError) -> io::Error {
-    let cause = std::error::Error::source(&error).map(|e| format!(": {e}")).unwrap_or_default();
-    io::Error::other(format!("{error}{cause}"))
+    io::Error::other(Told(error))
 }
 
 fn endpoint() -> Endpoint {

@@ -227,7 +227,8 @@ async fn another_clusters_auth_gets_no_token() {
     for route in [Route::Direct(address.clone()), Route::Proxy(address)] {
         let settings = settings(dir.path(), route, Some("good"), other.clone());
         let tried = join::try_join(&settings, settings.token.as_ref().unwrap(), &keys()).await;
-        assert!(matches!(tried, Err(HostError::WrongPin)));
+        let error = tried.err().unwrap();
+        assert!(matches!(error, HostError::WrongPin), "{error:?}");
     }
 }
 
