@@ -21,6 +21,7 @@ use crate::home::{Files, Home};
 use crate::known_hosts;
 use crate::profile::{Profile, ProxyTrust};
 use cli::failure::{Failure, Fallible as _};
+use cli::output::plain;
 
 /// A usable or an expired login.
 #[derive(Debug)]
@@ -46,7 +47,11 @@ impl SignedIn {
             Some(proxy) => proxy.host().to_owned(),
             None => home.current().ok_or_else(|| not_logged_in(None))?,
         };
-        let signed_in = Self::load_any(home, &host)?.ok_or_else(|| not_logged_in(Some(&host)))?;
+        let name = proxy.map_or_else(|| host.clone(), ToString::to_string);
+        let signed_in = Self::load_any(home, &host)?
+            // Another port at the same host is another proxy.
+            .filter(|signed_in| proxy.is_none_or(|proxy| *proxy == signed_in.proxy))
+            .ok_or_else(|| not_logged_in(Some(&name)))?;
         if signed_in.has_expired(net::unix_now()) {
             return Err(Failure::new(format!(
                 "your certificate for {} has expired",
@@ -64,8 +69,8 @@ impl SignedIn {
     pub(crate) fn load_any(home: &Home, proxy_host: &str) -> Result<Option<Self>, Failure> {
         let _lock = home.lock_shared()?;
         let Some(profile) = home.profile(proxy_host)? else { return Ok(None) };
-        let again = || format!("Run `tsh login --proxy={proxy_host}` again.");
-        Self::assemble(home, proxy_host, profile).map(Some).hint(again())
+        let again = format!("Run `tsh login --proxy={}` again.", plain(&profile.web_proxy_addr));
+        Self::assemble(home, proxy_host, profile).map(Some).hint(again)
     }
 
     fn assemble(home: &Home, proxy_host: &str, profile: Profile) -> Result<Self, Failure> {
@@ -174,10 +179,10 @@ pub(crate) fn roots(pems: &[String]) -> Result<Arc<RootCertStore>, Failure> {
     Ok(Arc::new(roots))
 }
 
-fn not_logged_in(proxy_host: Option<&str>) -> Failure {
-    match proxy_host {
-        Some(host) => Failure::new(format!("not logged in to {host}"))
-            .hint(format!("Run `tsh login --proxy={host} --user=NAME`.")),
+fn not_logged_in(proxy: Option<&str>) -> Failure {
+    match proxy {
+        Some(proxy) => Failure::new(format!("not logged in to {proxy}"))
+            .hint(format!("Run `tsh login --proxy={proxy} --user=NAME`.")),
         None => {
             Failure::new("not logged in").hint("Run `tsh login --proxy=HOST:PORT --user=NAME`.")
         }
