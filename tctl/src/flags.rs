@@ -23,8 +23,9 @@ pub(crate) struct Global {
     /// Data folder of the auth service on this machine.
     #[arg(long, global = true, env = "POSTERN_DATA_DIR", value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
-    /// From elsewhere: the proxy of a `tsh login`.
-    #[arg(long, global = true, env = "TELEPORT_PROXY", value_name = "HOST[:PORT]")]
+    /// Reach auth by the `tsh login` at this proxy, also where auth runs. Without it TELEPORT_PROXY names the proxy,
+    /// where no auth runs.
+    #[arg(long, global = true, value_name = "HOST[:PORT]")]
     pub(crate) proxy: Option<String>,
 }
 
