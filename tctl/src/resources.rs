@@ -13,7 +13,7 @@ use time::OffsetDateTime;
 use crate::flags::{CreateArgs, GetArgs, LockArgs};
 use crate::{Admin, call};
 use cli::failure::{Failure, Fallible as _};
-use cli::output::{Format, plain, print, rfc3339, structured, table};
+use cli::output::{Format, plain, plain_lines, print, rfc3339, structured, table};
 
 /// All of a kind, or the named one, as JSON values.
 ///
@@ -89,16 +89,53 @@ pub(crate) async fn create(admin: &mut Admin, args: &CreateArgs) -> Result<(), F
 async fn put(admin: &mut Admin, resource: &Value, overwrite: bool) -> Result<(), Failure> {
     let request = PutResourceRequest { resource: serde_json::to_vec(resource)?, overwrite };
     let answer = admin.put_resource(call(request)).await;
-    let exists = matches!(&answer, Err(status) if status.code() == tonic::Code::AlreadyExists);
-    let answer = if exists { answer.hint("Pass -f to replace it.")? } else { answer? };
-    let answer = answer.into_inner();
+    let answer = answer.map_err(refused)?.into_inner();
     let done = if answer.created { "created" } else { "updated" };
     print(&format!("{} {:?} has been {done}\n", plain(&answer.kind), plain(&answer.name)))
 }
 
+/// Auth's positions are those in the JSON that it got, which nobody wrote.
+fn refused(status: tonic::Status) -> Failure {
+    let exists = status.code() == tonic::Code::AlreadyExists;
+    let failure = match status.code() {
+        tonic::Code::InvalidArgument => Failure::new(plain(&without_positions(status.message()))),
+        _ => Failure::from(status),
+    };
+    if exists {
+        failure.hint("Pass -f to replace it.")
+    } else if failure.message().contains("invalid type: boolean") {
+        failure.hint("YAML reads y, n, yes, no, on and off as true or false: put them into quotes.")
+    } else {
+        failure
+    }
+}
+
+/// Without ` at line N column M`.
+fn without_positions(text: &str) -> String {
+    let mut parts = text.split(" at line ");
+    let mut kept = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let after = after_number(part)
+            .and_then(|rest| rest.strip_prefix(" column "))
+            .and_then(after_number);
+        match after {
+            Some(rest) => kept.push_str(rest),
+            None => kept.extend([" at line ", part]),
+        }
+    }
+    kept
+}
+
+fn after_number(text: &str) -> Option<&str> {
+    let rest = text.trim_start_matches(|c: char| c.is_ascii_digit());
+    (rest.len() < text.len()).then_some(rest)
+}
+
 /// One value per YAML document; empty documents are skipped.
 fn parse(text: &str) -> Result<Vec<Value>, Failure> {
-    let documents: Vec<Value> = serde_saphyr::from_multiple(text)?;
+    // The error shows the place in lines of its own.
+    let documents: Vec<Value> = serde_saphyr::from_multiple(text)
+        .map_err(|error| Failure::new(plain_lines(&error.to_string())))?;
     let documents: Vec<Value> = documents.into_iter().filter(|value| !value.is_null()).collect();
     match documents.iter().find(|value| !value.is_object()) {
         Some(_) => Err(Failure::new("a resource has kind, version, metadata and spec")),
@@ -217,6 +254,27 @@ mod tests {
         assert!(parse("- a\n- b\n").is_err());
         assert!(parse("kind: [\n").is_err());
         assert!(parse("").unwrap().is_empty());
+    }
+
+    #[test]
+    fn positions_in_json_are_not_told() {
+        fn check(text: &str, expect: &str) {
+            assert_eq!(without_positions(text), expect);
+        }
+        check("unknown field `x` at line 1 column 20", "unknown field `x`");
+        check("a at line 1 column 2; b at line 3 column 4.", "a; b.");
+        check("stand at line up", "stand at line up");
+        let status =
+            tonic::Status::invalid_argument("invalid type: boolean `true` at line 1 column 9");
+        assert_eq!(refused(status).message(), "invalid type: boolean `true`");
+        let status = tonic::Status::already_exists("role \"a\" exists");
+        assert!(refused(status).text().ends_with("Pass -f to replace it."));
+    }
+
+    #[test]
+    fn mistakes_in_yaml_are_shown_in_their_lines() {
+        let failure = parse("kind: role\nspec: [\n").unwrap_err();
+        assert!(failure.message().contains('\n'), "{}", failure.message());
     }
 
     #[test]
