@@ -24,8 +24,10 @@ use crate::session::Session;
 pub(crate) struct Connection {
     pub(crate) node: Arc<NodeContext>,
     pub(crate) client: Client,
-    /// Cancelled when everything on this connection ends.
+    /// Cancelled when everything on this connection is ended from this side.
     pub(crate) cut: CancellationToken,
+    /// Cancelled when the client has ended the connection.
+    pub(crate) left: CancellationToken,
     /// Sessions and forwards.
     pub(crate) tasks: TaskTracker,
     pub(crate) failures: Failures,
@@ -107,6 +109,7 @@ impl Connection {
             node,
             client,
             cut: CancellationToken::new(),
+            left: CancellationToken::new(),
             tasks: TaskTracker::new(),
             failures: Failures::default(),
             admitted: OnceLock::new(),
@@ -128,6 +131,14 @@ impl Connection {
     }
     pub(crate) fn admitted(&self) -> Option<&Admitted> {
         self.admitted.get()
+    }
+
+    /// Waits until the connection is over, from whichever side.
+    pub(crate) async fn over(&self) {
+        tokio::select! {
+            () = self.cut.cancelled() => {}
+            () = self.left.cancelled() => {}
+        }
     }
 
     /// Bytes moved: not idle.

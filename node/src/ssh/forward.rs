@@ -71,7 +71,7 @@ async fn forward(
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err(format!("no answer within {} s", DIAL_MAX.as_secs())),
         },
-        () = connection.cut.cancelled() => return,
+        () = connection.over() => return,
     };
     let stream = match dialed {
         Ok(stream) => stream,
@@ -91,7 +91,7 @@ async fn forward(
     reply.accept().await;
     tokio::select! {
         () = relay(connection, channel, stream) => {}
-        () = connection.cut.cancelled() => {}
+        () = connection.over() => {}
     }
     record(admitted, address, PortPhase::Stop, Outcome::ok()).await;
 }

@@ -71,7 +71,11 @@ where
             false
         }
     };
-    connection.cut.cancel();
+    if over {
+        connection.left.cancel();
+    } else {
+        connection.cut.cancel();
+    }
     connection.tasks.close();
     if timeout(TASKS_END_MAX, connection.tasks.wait()).await.is_err() {
         tracing::error!(trace = %connection.client.trace, "a session's task did not end in time");

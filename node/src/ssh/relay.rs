@@ -13,6 +13,7 @@ use russh::server::{Handle, Msg};
 use russh::{ChannelId, ChannelMsg, ChannelReadHalf, ChannelWriteHalf, Sig};
 use rustix::process::{Pid, Signal};
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use crate::recorder::note::Note;
 use crate::recorder::{RecordError, Recording, Source};
@@ -27,7 +28,7 @@ use crate::ssh::sftp;
 /// How it ended.
 #[derive(Debug)]
 enum End {
-    /// The client closed the channel or vanished.
+    /// The client closed the channel or vanished, and the program did not end by itself.
     ClientGone,
     /// The connection is being ended from this side.
     Cut,
@@ -46,6 +47,10 @@ struct Flow<'a> {
     /// Bytes from the user and to the user.
     rx: AtomicU64,
     tx: AtomicU64,
+    /// A file transfer: what the client sent before it went is still done, and the server then ends by itself.
+    lingers: bool,
+    /// Cancelled when the client has closed the channel or left.
+    gone: CancellationToken,
 }
 
 impl Running {
@@ -61,6 +66,8 @@ impl Running {
             recording_failed: AtomicBool::new(false),
             rx: AtomicU64::new(0),
             tx: AtomicU64::new(0),
+            lingers: self.ask == Ask::Sftp,
+            gone: connection.left.child_token(),
         };
         let (mut exited, mut ended) = (false, None);
         {
@@ -69,8 +76,9 @@ impl Running {
             let output = flow.give_output(output, &writer);
             let reports = sftp::record_reports(&session, process.reports);
             let output = async { tokio::try_join!(output, reports).map(drop) };
-            tokio::pin!(input, output);
-            let mut drained = false;
+            let gone = flow.until_gone();
+            tokio::pin!(input, output, gone);
+            let (mut drained, mut fed) = (false, false);
             while ended.is_none() && !(drained && exited) {
                 tokio::select! {
                     () = process.exit.wait(), if !exited => exited = true,
@@ -78,7 +86,8 @@ impl Running {
                         drained = true;
                         ended = result.err().map(End::Unrecorded);
                     }
-                    () = &mut input => ended = Some(End::ClientGone),
+                    () = &mut input, if !fed => fed = true,
+                    () = &mut gone => ended = Some(End::ClientGone),
                     () = connection.cut.cancelled() => ended = Some(End::Cut),
                 }
             }
@@ -88,15 +97,13 @@ impl Running {
             tracing::error!(session = %session.id(), %error, "a strict session is ended");
         }
         let (rx, tx) = (flow.rx.load(Ordering::Relaxed), flow.tx.load(Ordering::Relaxed));
-        match end {
+        let ending = match end {
             // What a leader that has ended left behind lives on only with leave.
-            End::Cut | End::Unrecorded(_) => {
-                process::end(&process.exit, process.pid, Ending::Kill).await;
-            }
-            End::ClientGone | End::Exited if !exited => {
-                process::end(&process.exit, process.pid, Ending::HangUp).await;
-            }
-            End::ClientGone | End::Exited => {}
+            End::Cut | End::Unrecorded(_) => Some(Ending::Kill),
+            End::ClientGone | End::Exited => (!exited).then_some(Ending::HangUp),
+        };
+        if let Some(ending) = ending {
+            process::end(&process.exit, process.pid, ending).await;
         }
         // Reaped only now: until here nobody else could get its number.
         let status = process.child.try_wait().ok().flatten();
@@ -117,6 +124,14 @@ impl Running {
 }
 
 impl Flow<'_> {
+    /// Until the client is gone and nothing is waited for any more.
+    async fn until_gone(&self) {
+        self.gone.cancelled().await;
+        if self.lingers {
+            tokio::time::sleep(LINGER_MAX).await;
+        }
+    }
+
     /// From the client, until the channel is closed or the connection is gone.
     async fn take_input(
         &self,
@@ -127,12 +142,18 @@ impl Flow<'_> {
     ) {
         let mut queue: VecDeque<Bytes> = VecDeque::new();
         let mut queued = 0_usize;
-        let (mut ended, mut sink) = (false, sink);
+        let (mut ended, mut closed, mut sink) = (false, false, sink);
         loop {
             let front = queue.front().cloned().unwrap_or_default();
             tokio::select! {
-                message = reader.wait(), if queued < INPUT_QUEUE_BYTES_MAX => match message {
-                    None | Some(ChannelMsg::Close) => return,
+                message = reader.wait(), if !closed && queued < INPUT_QUEUE_BYTES_MAX => match message {
+                    None | Some(ChannelMsg::Close) => {
+                        self.gone.cancel();
+                        if !self.lingers {
+                            return;
+                        }
+                        (ended, closed) = (true, true);
+                    }
                     Some(ChannelMsg::Data { data }) => {
                         self.count(&self.rx, data.len());
                         if sink.is_open() && !data.is_empty() {
@@ -161,6 +182,9 @@ impl Flow<'_> {
             }
             if ended && queue.is_empty() {
                 sink.end();
+                if closed {
+                    return;
+                }
             }
         }
     }
@@ -214,15 +238,24 @@ impl Flow<'_> {
                     return Ok(());
                 }
             };
+            if self.gone.is_cancelled() {
+                // For nobody; a program that lingers must not wait for a reader.
+                continue;
+            }
             self.count(&self.tx, bytes.len());
             self.record(source, &bytes).await?;
-            let sent = match source {
-                Source::Output => writer.data_bytes(bytes).await,
-                Source::Error => writer.extended_data_bytes(STDERR, bytes).await,
+            let sending = async {
+                match source {
+                    Source::Output => writer.data_bytes(bytes).await,
+                    Source::Error => writer.extended_data_bytes(STDERR, bytes).await,
+                }
             };
-            if sent.is_err() {
-                // The connection is gone; the input side ends the session.
-                return std::future::pending().await;
+            tokio::select! {
+                sent = sending => if sent.is_err() {
+                    // The connection is gone, which is seen in a moment.
+                    self.gone.cancelled().await;
+                },
+                () = self.gone.cancelled() => {}
             }
         }
     }
@@ -479,5 +512,7 @@ impl Over<'_> {
 const STDERR: u32 = 1;
 /// Twice the channel window: a program may be that far behind its client.
 const INPUT_QUEUE_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// For an SFTP server to do what was asked before its client went. As long as programs have for tidying up.
+const LINGER_MAX: Duration = process::KILL_AFTER;
 /// For a client to take the last output and the exit status.
 const SAY_END_MAX: Duration = Duration::from_secs(5);

@@ -85,6 +85,47 @@ async fn a_strict_session_waits_for_its_records() {
     round_trip(r#"{"record_session":{"ssh":"strict"}}"#).await;
 }
 
+/// As `tsh scp` does: the last request is sent and the channel closed, or the connection left, without waiting.
+async fn hasty_client(leaves: bool) {
+    let cluster = Cluster::new("{}");
+    let handle = cluster.sign_in().await;
+    let mut channel = handle.channel_open_session().await.unwrap();
+    channel.request_subsystem(true, "sftp").await.unwrap();
+    while !matches!(channel.wait().await, Some(russh::ChannelMsg::Success)) {}
+    let folder = cluster.dir.path().join("made");
+    let mut requests = vec![0, 0, 0, 5, 1, 0, 0, 0, 3];
+    // More answers than a pipe holds (SSH_FXP_REALPATH), then a folder (SSH_FXP_MKDIR).
+    for _ in 0..5_000 {
+        requests.extend([0, 0, 0, 10, 16, 0, 0, 0, 1, 0, 0, 0, 1, b'.']);
+    }
+    let path = folder.to_str().unwrap().as_bytes();
+    let length = u8::try_from(path.len()).unwrap();
+    requests.extend([0, 0, 0, length + 13, 14, 0, 0, 0, 1, 0, 0, 0, length]);
+    requests.extend(path);
+    requests.extend([0; 4]);
+    channel.data(requests.as_slice()).await.unwrap();
+    channel.close().await.unwrap();
+    if leaves {
+        drop((channel, handle));
+    }
+    cluster.audit.wait("session.end").await;
+    let Body::Subsystem(event) = cluster.audit.wait("subsystem").await else { panic!() };
+    assert_eq!(event.exit_error, "");
+    assert!(folder.is_dir());
+    let made = (SftpAction::Mkdir, folder.to_str().unwrap().to_owned(), true);
+    assert_eq!(operations(&cluster), [made]);
+}
+
+#[tokio::test]
+async fn a_client_that_closes_without_waiting_has_not_failed() {
+    hasty_client(false).await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_without_waiting_has_not_failed() {
+    hasty_client(true).await;
+}
+
 #[tokio::test]
 async fn the_target_users_rights_hold() {
     if !rustix::process::geteuid().is_root() {
