@@ -138,7 +138,7 @@ bodies! {
         user: String,
         #[serde(with = "time::serde::rfc3339")] expires: OffsetDateTime,
     }
-    /// A session was ended from this side: lock, expiry, idleness.
+    /// A connection was ended from this side: lock, expiry, idleness. One in each session that ran on it.
     ClientDisconnect = "client.disconnect" {
         #[serde(flatten)] session: Session,
         reason: String,

@@ -37,6 +37,15 @@ pub(crate) struct Connection {
     active_ms: AtomicU64,
     sessions: AtomicU32,
     forwards: AtomicU32,
+    running: Mutex<Sessions>,
+}
+
+/// The sessions that run, to be told of a cut.
+#[derive(Debug, Default)]
+struct Sessions {
+    running: Vec<Arc<Session>>,
+    /// Why the connection is cut: also for a session that begins at this moment.
+    cut: Option<String>,
 }
 
 /// Who signed in, as whom.
@@ -118,6 +127,7 @@ impl Connection {
             active_ms: AtomicU64::new(0),
             sessions: AtomicU32::new(0),
             forwards: AtomicU32::new(0),
+            running: Mutex::default(),
         }
     }
 
@@ -211,15 +221,44 @@ impl Connection {
         }
     }
 
-    /// Makes the event of a cut, once somebody had signed in.
+    /// Makes the events of a cut, once somebody had signed in: one in each session that runs; where none does, one with
+    /// the connection's own id.
     pub(crate) async fn record_cut(&self, cut: &Cut) {
-        tracing::info!(trace = %self.client.trace, reason = %cut.reason(), "connection ended");
+        let reason = cut.reason();
+        tracing::info!(trace = %self.client.trace, %reason, "connection ended");
         let Some(admitted) = self.admitted() else { return };
-        let session = admitted.session.facts();
-        let event = event::ClientDisconnect { session, reason: cut.reason() };
-        // Logged inside; the connection ends either way.
-        drop(admitted.session.record_outcome(event).await);
+        let running = {
+            let mut sessions = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+            sessions.cut = Some(reason.clone());
+            sessions.running.clone()
+        };
+        if running.is_empty() {
+            record_disconnect(&admitted.session, reason).await;
+            return;
+        }
+        // Together: they share one sync of the spool.
+        let told = running.iter().map(|session| record_disconnect(session, reason.clone()));
+        futures::future::join_all(told).await;
     }
+
+    /// Counts a session that has begun among those that are told of a cut, until the guard is dropped.
+    pub(crate) async fn enlist(self: &Arc<Self>, session: &Arc<Session>) -> Enlisted {
+        let cut = {
+            let mut sessions = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+            sessions.running.push(session.clone());
+            sessions.cut.clone()
+        };
+        if let Some(reason) = cut {
+            record_disconnect(session, reason).await;
+        }
+        Enlisted { connection: self.clone(), session: session.clone() }
+    }
+}
+
+async fn record_disconnect(session: &Session, reason: String) {
+    let event = event::ClientDisconnect { session: session.facts(), reason };
+    // Logged inside; it ends either way.
+    drop(session.record_outcome(event).await);
 }
 
 async fn until_expired(admitted: &Admitted) -> Cut {
@@ -231,6 +270,20 @@ async fn until_expired(admitted: &Admitted) -> Cut {
         let Ok(left @ 1..) = u64::try_from(left) else { return Cut::Expired };
         // In steps: the clock may be set meanwhile.
         tokio::time::sleep(Duration::from_secs(left.min(CLOCK_STEP_SECONDS))).await;
+    }
+}
+
+/// See [`Connection::enlist`].
+#[derive(Debug)]
+pub(crate) struct Enlisted {
+    connection: Arc<Connection>,
+    session: Arc<Session>,
+}
+
+impl Drop for Enlisted {
+    fn drop(&mut self) {
+        let mut sessions = self.connection.running.lock().unwrap_or_else(PoisonError::into_inner);
+        sessions.running.retain(|other| !Arc::ptr_eq(other, &self.session));
     }
 }
 

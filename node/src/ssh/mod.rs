@@ -73,8 +73,6 @@ where
     };
     if over {
         connection.left.cancel();
-    } else {
-        connection.cut.cancel();
     }
     connection.tasks.close();
     if timeout(TASKS_END_MAX, connection.tasks.wait()).await.is_err() {
@@ -92,9 +90,11 @@ where
     auth::note_silent_failure(&connection).await;
 }
 
-/// Records why, and lets the client read it.
+/// Records why, ends what runs, and lets the client read why.
 async fn say_goodbye(connection: &Connection, handle: &Handle, cut: Cut) {
     connection.record_cut(&cut).await;
+    // First: a client that goes once it reads this must not look like one that went by itself.
+    connection.cut.cancel();
     let message = cut.client_message().to_owned();
     let sent = handle.disconnect(Disconnect::ByApplication, message, String::new());
     if !matches!(timeout(GOODBYE_MAX, sent).await, Ok(Ok(()))) {

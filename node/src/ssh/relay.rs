@@ -56,13 +56,13 @@ struct Flow<'a> {
 impl Running {
     /// Runs it to its end.
     pub(crate) async fn run(self) {
-        let Self { connection, session, handle, channel, mut process, recording, .. } = self;
+        let Self { connection, session, enlisted, handle, channel, mut process, .. } = self;
         let id = channel.id();
         let (mut reader, writer) = channel.split();
         let flow = Flow {
             connection: &connection,
             session: &session,
-            recording: recording.as_ref(),
+            recording: self.recording.as_ref(),
             recording_failed: AtomicBool::new(false),
             rx: AtomicU64::new(0),
             tx: AtomicU64::new(0),
@@ -92,7 +92,13 @@ impl Running {
                 }
             }
         }
-        let end = ended.unwrap_or(End::Exited);
+        // What ends from here on is told as an end, not as cut short.
+        drop(enlisted);
+        let end = match ended {
+            // The client may have gone because it was told of the cut.
+            Some(End::ClientGone) if connection.cut.is_cancelled() => End::Cut,
+            ended => ended.unwrap_or(End::Exited),
+        };
         if let End::Unrecorded(error) = &end {
             tracing::error!(session = %session.id(), %error, "a strict session is ended");
         }
@@ -109,7 +115,7 @@ impl Running {
         let status = process.child.try_wait().ok().flatten();
         let over = Over {
             session: &session,
-            recording,
+            recording: self.recording,
             note: self.note,
             ask: &self.ask,
             interactive: self.interactive,

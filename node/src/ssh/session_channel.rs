@@ -17,7 +17,7 @@ use crate::recorder::note::Note;
 use crate::recorder::{Extent, Recording};
 use crate::session::Session;
 use crate::ssh::auth;
-use crate::ssh::connection::{Admitted, Connection, Slot};
+use crate::ssh::connection::{Admitted, Connection, Enlisted, Slot};
 use crate::ssh::process::{self, Process, Program, Start};
 use crate::ssh::pty::{self, Terminal, Wanted};
 use crate::sys;
@@ -53,7 +53,8 @@ impl Ask {
 #[derive(Debug)]
 pub(crate) struct Running {
     pub(crate) connection: Arc<Connection>,
-    pub(crate) session: Session,
+    pub(crate) session: Arc<Session>,
+    pub(crate) enlisted: Enlisted,
     pub(crate) handle: Handle,
     pub(crate) channel: Channel<Msg>,
     pub(crate) process: Process,
@@ -77,7 +78,7 @@ pub(crate) async fn start(
     handle: Handle,
 ) -> Result<Running, String> {
     let admitted = connection.admitted().ok_or(NOT_POSSIBLE)?;
-    let session = permitted(connection, admitted, &ask).await?;
+    let session = Arc::new(permitted(connection, admitted, &ask).await?);
     let interactive = setup.terminal.is_some();
     let terminal = open_terminal(connection, &admitted.account, setup.terminal.as_ref())?;
     let (recording, note) = begin_recording(connection, &session, &setup, &ask, admitted)?;
@@ -94,12 +95,14 @@ pub(crate) async fn start(
         forget(connection, &note);
         return Err(NOT_POSSIBLE.to_owned());
     }
+    let enlisted = connection.enlist(&session).await;
     let counted = connection.node.count_session();
     let started = start_program(connection, &session, &setup, &ask, &admitted.account, terminal);
     match started {
         Ok(process) => Ok(Running {
             connection: connection.clone(),
             session,
+            enlisted,
             handle,
             channel: setup.channel,
             process,

@@ -1,5 +1,7 @@
 //! Sessions that are allowed: commands, shells, signals, forwards, and how they end.
 
+use std::collections::BTreeSet;
+
 use proto::event::{Body, PortPhase};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
@@ -147,6 +149,63 @@ async fn a_lock_ends_what_runs_and_says_so() {
     })
     .await
     .unwrap();
+}
+
+/// The session ids of all events of this name.
+fn ids_of(cluster: &Cluster, name: &str) -> BTreeSet<String> {
+    let events = cluster.audit.events().into_iter().filter(|(body, _)| body.name() == name);
+    events.map(|(body, _)| body.session_id().unwrap().to_string()).collect()
+}
+
+#[tokio::test]
+async fn a_cut_is_told_in_each_session_that_runs() {
+    let cluster = Cluster::new("{}");
+    let handle = cluster.sign_in().await;
+    let mut ended = handle.channel_open_session().await.unwrap();
+    ended.exec(true, "true").await.unwrap();
+    listen(&mut ended).await;
+    let over = ids_of(&cluster, "session.end");
+    let mut channels = Vec::new();
+    for _ in 0..2 {
+        let mut channel = handle.channel_open_session().await.unwrap();
+        channel.exec(true, "echo on; sleep 1000").await.unwrap();
+        listen_for(&mut channel, "on").await;
+        channels.push(channel);
+    }
+    cluster.lock(r#"{"user":"alice"}"#);
+    timeout(WAIT, async {
+        while ids_of(&cluster, "session.end").len() < 3 {
+            tokio::task::yield_now().await
+        }
+    })
+    .await
+    .unwrap();
+    let began = ids_of(&cluster, "session.start");
+    let told = ids_of(&cluster, "client.disconnect");
+    assert_eq!(told, began.difference(&over).cloned().collect());
+    assert_eq!(cluster.audit.names().iter().filter(|n| **n == "client.disconnect").count(), 2);
+    for sid in told {
+        let of_session: Vec<_> = cluster
+            .audit
+            .events()
+            .into_iter()
+            .filter(|(body, _)| body.session_id().is_some_and(|id| id.as_str() == sid))
+            .map(|(body, ei)| (ei, body.name()))
+            .collect();
+        assert_eq!(of_session[..2], [(0, "session.start"), (1, "client.disconnect")]);
+    }
+}
+
+#[tokio::test]
+async fn a_cut_without_sessions_is_told_once() {
+    let cluster = Cluster::new("{}");
+    let _handle = cluster.sign_in().await;
+    cluster.lock(r#"{"user":"alice"}"#);
+    let Body::ClientDisconnect(cut) = cluster.audit.wait("client.disconnect").await else {
+        panic!()
+    };
+    assert_eq!(cut.session.user.as_str(), "alice");
+    assert_eq!(cluster.audit.names(), ["client.disconnect"]);
 }
 
 #[tokio::test]
