@@ -97,9 +97,10 @@ async fn put(admin: &mut Admin, resource: &Value, overwrite: bool) -> Result<(),
 /// Auth's positions are those in the JSON that it got, which nobody wrote.
 fn refused(status: tonic::Status) -> Failure {
     let exists = status.code() == tonic::Code::AlreadyExists;
-    let failure = match status.code() {
-        tonic::Code::InvalidArgument => Failure::new(plain(&without_positions(status.message()))),
-        _ => Failure::from(status),
+    let failure = if status.code() == tonic::Code::InvalidArgument {
+        Failure::new(plain(&without_positions(status.message())))
+    } else {
+        Failure::from(status)
     };
     if exists {
         failure.hint("Pass -f to replace it.")
