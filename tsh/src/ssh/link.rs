@@ -3,11 +3,12 @@
 //! is `session`'s and `scp`'s.
 
 use std::borrow::Cow;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use net::dial;
+use net::dial::{self, DialError};
 use pki::{IdentityError, Verifier};
 use proto::preamble::{ALPN_SSH, Dial, Inner, VERSION};
 use russh::client::{
@@ -54,8 +55,27 @@ pub(crate) enum SshError {
         #[source]
         source: IdentityError,
     },
+    #[error("the connection to the host was lost")]
+    Lost,
     #[error(transparent)]
-    Protocol(#[from] russh::Error),
+    Protocol(russh::Error),
+}
+
+impl From<russh::Error> for SshError {
+    fn from(error: russh::Error) -> Self {
+        if let russh::Error::IO(io) = &error
+            && matches!(
+                io.kind(),
+                ErrorKind::BrokenPipe
+                    | ErrorKind::ConnectionAborted
+                    | ErrorKind::ConnectionReset
+                    | ErrorKind::UnexpectedEof
+            )
+        {
+            return Self::Lost;
+        }
+        Self::Protocol(error)
+    }
 }
 
 impl Link {
@@ -172,7 +192,12 @@ pub(crate) async fn leg(
         trace: format!("{:032x}", u128::from_be_bytes(net::random16())),
     };
     let tls = signed_in.tls(&[ALPN_SSH])?;
-    dial::ssh(&signed_in.proxy.to_string(), tls, &request).await.doing(host)
+    dial::ssh(&signed_in.proxy.to_string(), tls, &request).await.map_err(|error| {
+        // The proxy's sentence names the host already.
+        let named = matches!(&error, DialError::Refused { message, .. } if message.contains(host));
+        let failure = Failure::from(error);
+        if named { failure } else { failure.doing(host) }
+    })
 }
 
 /// Why the host refused, as nodes tell it: a keyboard-interactive round that asks nothing.

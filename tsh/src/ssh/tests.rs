@@ -16,7 +16,7 @@ use russh::{Channel, ChannelId};
 use crate::home::{Home, Login};
 use crate::profile::{Profile, ProxyTrust};
 use crate::signed_in::SignedIn;
-use crate::ssh::link::{Link, LinkSettings};
+use crate::ssh::link::{Link, LinkSettings, SshError};
 use crate::ssh::session::{self, SessionSettings};
 use crate::target::{Host, Target};
 use cli::failure::Failure;
@@ -221,4 +221,13 @@ async fn commands_end_with_their_status_or_a_reason() {
     assert!(vanished.message().contains("locked[2J"), "{}", vanished.message());
     link.until_ended().await.unwrap_err();
     link.close().await;
+}
+
+#[test]
+fn a_lost_connection_is_told_in_words() {
+    use std::io::{Error, ErrorKind};
+    let text = |kind| SshError::from(russh::Error::IO(Error::new(kind, "early eof"))).to_string();
+    assert_eq!(text(ErrorKind::UnexpectedEof), "the connection to the host was lost");
+    assert_eq!(text(ErrorKind::ConnectionReset), "the connection to the host was lost");
+    assert!(text(ErrorKind::Other).contains("early eof"));
 }
