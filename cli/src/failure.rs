@@ -86,7 +86,7 @@ fn describe(error: &(dyn Error + 'static)) -> String {
     while let Some(error) = next {
         let part = match error.downcast_ref::<tonic::Status>() {
             Some(status) => describe_status(status),
-            None => error.to_string(),
+            None => once(error.to_string()),
         };
         if !part.is_empty() && !text.contains(&part) {
             if !text.is_empty() {
@@ -97,6 +97,18 @@ fn describe(error: &(dyn Error + 'static)) -> String {
         next = error.source();
     }
     plain(&text)
+}
+
+/// `Permission denied: Permission denied (os error 13)` says it once.
+fn once(text: String) -> String {
+    match text.split_once(": ") {
+        Some((head, rest))
+            if rest.strip_prefix(head).is_some_and(|after| after.starts_with([' ', ':'])) =>
+        {
+            rest.to_owned()
+        }
+        _ => text,
+    }
 }
 
 fn describe_status(status: &tonic::Status) -> String {
@@ -125,6 +137,16 @@ mod tests {
             "ERROR: going home: cannot open the door: the key[2J broke\n       knock"
         );
         assert_eq!(hinted.exit_code(), 255);
+    }
+
+    #[test]
+    fn nothing_is_told_twice() {
+        let text = |text: &str| Failure::from(std::io::Error::other(text.to_owned())).text();
+        let twice = "Permission denied: Permission denied (os error 13)";
+        assert_eq!(text(twice), "ERROR: Permission denied (os error 13)");
+        for other in ["door: the key broke", "web1: web10 is gone", ": x"] {
+            assert_eq!(text(other), format!("ERROR: {other}"));
+        }
     }
 
     #[test]
