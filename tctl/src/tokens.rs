@@ -7,7 +7,7 @@ use proto::rpc::{CreateTokenRequest, CreateTokenResponse};
 use serde_json::{Value, json};
 
 use crate::flags::{TokensAddArgs, TokensCommand};
-use crate::join_line::proxy_or_blank;
+use crate::join_line::{auth_or_blank, proxy_or_blank};
 use crate::resources::{delete, fetch, word, words};
 use crate::{Admin, call};
 use cli::failure::Failure;
@@ -66,14 +66,14 @@ fn show(token: &CreateTokenResponse, args: &TokensAddArgs) -> Result<String, Fai
     let roles = args.roles.join(",");
     // A proxy cannot join through itself.
     let way = if args.roles.iter().any(|role| role.eq_ignore_ascii_case("proxy")) {
-        format!("--auth-server={}", plain(&token.auth_address))
+        format!("--auth-server={}", auth_or_blank(&token.auth_address))
     } else {
         format!("--proxy={}", proxy_or_blank(&token.proxy_address))
     };
     Ok(format!(
         "The join token, good until {expires}:\n\n  {}\n\n\
-         Put it into a file on the new machine (mode 0600) and run there:\n\n  \
-         postern start --roles={roles} --token=FILE {way} --ca-pin={}\n",
+         Put it into a file on the new machine (mode 0600) and run there, with the file's absolute path:\n\n  \
+         postern start --roles={roles} --token=/PATH/TO/FILE {way} --ca-pin={}\n",
         plain(&token.token),
         plain(&token.ca_pin),
     ))
