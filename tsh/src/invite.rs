@@ -1,6 +1,7 @@
 //! `tsh invite`: an invited person chooses a password and enrols a second factor, in the terminal. The token never
 //! stands on a command line or in the environment.
 
+use std::io::IsTerminal as _;
 use std::path::Path;
 
 use proto::rpc::{AcceptInviteRequest, OpenInviteRequest, OpenInviteResponse};
@@ -32,19 +33,32 @@ pub(crate) async fn run(home: &Home, global: &Global, args: &InviteArgs) -> Resu
     let invite = sign_in.open_invite(call(request)).await?.into_inner();
     eprintln!("Invite for {} at {}.", plain(&invite.user), contact.cluster);
     let password = choose_password(&prompt, invite.password_length_min)?;
-    print(&enrolment(&invite, prompt.is_terminal()))?;
+    let on_terminal = prompt.is_terminal() && std::io::stdout().is_terminal();
+    print(&enrolment(&invite, on_terminal))?;
     let code = prompt.code("One-time code")?;
     let request = AcceptInviteRequest {
         token: token.to_string(),
         password: password.to_string(),
         otp: code.to_string(),
     };
-    let user = sign_in.accept_invite(call(request)).await?.into_inner().user;
+    let answer = sign_in.accept_invite(call(request)).await;
+    let user = answer.map_err(refused)?.into_inner().user;
     let pin = args.trust.ca_pin.as_ref().map(|pin| format!(" --ca-pin={pin}")).unwrap_or_default();
     print(&format!(
         "{user} is ready. Now run:\n\n  tsh login --proxy={proxy} --user={user}{pin}\n",
         user = plain(&user)
     ))
+}
+
+/// Only an invite that was accepted is used up.
+fn refused(status: tonic::Status) -> Failure {
+    let again = status.code() == tonic::Code::PermissionDenied;
+    let failure = Failure::from(status);
+    if again && failure.message().contains("one-time code") {
+        failure.hint("Run `tsh invite` again: the token is still good.")
+    } else {
+        failure
+    }
 }
 
 fn token_from(file: &Path) -> Result<Zeroizing<String>, Failure> {
@@ -76,8 +90,10 @@ fn choose_password(prompt: &Prompt, length_min: u32) -> Result<Zeroizing<String>
 fn enrolment(invite: &OpenInviteResponse, terminal: bool) -> String {
     let mut text = String::new();
     if terminal && let Ok(code) = QrCode::new(invite.otpauth_url.as_bytes()) {
-        text.push_str(&code.render::<Dense1x2>().quiet_zone(true).build());
-        text.push_str("\n\nScan this with an authenticator, or enter:\n");
+        for line in code.render::<Dense1x2>().quiet_zone(true).build().lines() {
+            text.push_str(&format!("{BLACK_ON_WHITE}{line}{AS_BEFORE}\n"));
+        }
+        text.push_str("\nScan this with an authenticator, or enter:\n");
     }
     text.push_str(&format!("TOTP secret: {}\n", plain(&invite.totp_secret)));
     text.push_str(&format!("{}\n", plain(&invite.otpauth_url)));
@@ -85,10 +101,21 @@ fn enrolment(invite: &OpenInviteResponse, terminal: bool) -> String {
 }
 
 const PASSWORD_TRIES: u32 = 3;
+/// Many scanners do not read light on dark, and a terminal's own colours may be either. These two of the 256 are in no theme.
+const BLACK_ON_WHITE: &str = "\x1b[38;5;16;48;5;231m";
+const AS_BEFORE: &str = "\x1b[0m";
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_wrong_code_leaves_the_token_good() {
+        let code = tonic::Status::permission_denied("the one-time code is not right");
+        assert!(refused(code).text().contains("Run `tsh invite` again"));
+        let gone = tonic::Status::permission_denied("the invite is not valid");
+        assert!(!refused(gone).text().contains("again"));
+    }
 
     #[test]
     fn the_secret_is_on_a_line_of_its_own() {
@@ -103,5 +130,10 @@ mod tests {
         assert_eq!(piped.lines().count(), 2);
         let shown = enrolment(&invite, true);
         assert!(shown.contains('█') && shown.ends_with(&piped));
+        let scanned: Vec<&str> = shown.lines().filter(|line| line.contains('\x1b')).collect();
+        assert!(!scanned.is_empty());
+        for line in scanned {
+            assert!(line.starts_with(BLACK_ON_WHITE) && line.ends_with(AS_BEFORE), "{line:?}");
+        }
     }
 }
