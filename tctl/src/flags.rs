@@ -9,7 +9,7 @@ use cli::output::Format;
 
 /// Administers a cluster.
 #[derive(Debug, Parser)]
-#[command(name = "tctl", version = proto::VERSION, disable_version_flag = true, max_term_width = 100)]
+#[command(name = "tctl", version = proto::VERSION, max_term_width = 100)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: Global,
@@ -56,6 +56,7 @@ pub(crate) enum Command {
     },
     /// Remove a resource.
     Rm {
+        /// Which one: `user/alice`, `role/developers`, `lock/ID`.
         #[arg(value_name = "KIND/NAME")]
         resource: String,
     },
@@ -117,7 +118,7 @@ pub(crate) struct SignArgs {
     /// For a host: names and addresses, separated by commas.
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub(crate) host: Vec<String>,
-    /// Where to write.
+    /// Where to write; `--format` says what is added to the name.
     #[arg(short, long, value_name = "FILE")]
     pub(crate) out: PathBuf,
     #[arg(long, default_value = "file")]
@@ -215,10 +216,13 @@ pub(crate) struct GetArgs {
 #[derive(Debug, Args)]
 #[command(group(clap::ArgGroup::new("target").required(true).args(["user", "role", "login", "node"])))]
 pub(crate) struct LockArgs {
+    /// A user.
     #[arg(long, value_name = "NAME")]
     pub(crate) user: Option<String>,
+    /// Everybody who has this role.
     #[arg(long, value_name = "NAME")]
     pub(crate) role: Option<String>,
+    /// An account on hosts.
     #[arg(long, value_name = "LOGIN")]
     pub(crate) login: Option<String>,
     /// Host id.
@@ -234,6 +238,7 @@ pub(crate) struct LockArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum NodesCommand {
+    /// List them, and when they were last heard of.
     Ls {
         #[arg(long, default_value = "text")]
         format: Format,
@@ -244,11 +249,14 @@ pub(crate) enum NodesCommand {
 pub(crate) enum TokensCommand {
     /// Make one.
     Add(TokensAddArgs),
+    /// List those that are still good.
     Ls {
         #[arg(long, default_value = "text")]
         format: Format,
     },
+    /// Take one back: nothing joins with it any more.
     Rm {
+        /// The token, as `tctl tokens ls` prints it.
         token: String,
     },
 }
@@ -258,6 +266,7 @@ pub(crate) struct TokensAddArgs {
     /// What joins with it may be: `node`, `proxy`.
     #[arg(long = "type", value_name = "ROLES", value_delimiter = ',', required = true)]
     pub(crate) roles: Vec<String>,
+    /// How long it is good.
     #[arg(long, default_value = "1h")]
     pub(crate) ttl: Span,
     /// The token itself; made by chance if absent. Visible to other users of this machine.
@@ -274,13 +283,16 @@ pub(crate) struct TokensAddArgs {
 pub(crate) enum UsersCommand {
     /// Invite a new one.
     Add(UsersAddArgs),
+    /// List them, with roles and logins.
     Ls {
         #[arg(long, default_value = "text")]
         format: Format,
     },
     /// Invite an existing one to choose a new password and second factor.
     Reset(UsersResetArgs),
+    /// Remove one. Certificates stay good until they end: lock the user first.
     Rm {
+        /// Name of the user.
         name: String,
     },
     /// Change roles.
@@ -289,7 +301,9 @@ pub(crate) enum UsersCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct UsersAddArgs {
+    /// Name of the user.
     pub(crate) name: String,
+    /// Roles, separated by commas.
     #[arg(long, value_delimiter = ',', required = true)]
     pub(crate) roles: Vec<String>,
     /// Accounts on hosts, where roles say `{{internal.logins}}`.
@@ -304,6 +318,7 @@ pub(crate) struct UsersAddArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct UsersResetArgs {
+    /// Name of the user.
     pub(crate) name: String,
     /// Life of the invite, at most 48h.
     #[arg(long, default_value = "1h")]
@@ -314,7 +329,9 @@ pub(crate) struct UsersResetArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct UsersUpdateArgs {
+    /// Name of the user.
     pub(crate) name: String,
+    /// The new roles, separated by commas; the old ones go.
     #[arg(long, value_delimiter = ',', required = true)]
     pub(crate) set_roles: Vec<String>,
 }
@@ -328,6 +345,11 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+        for flag in ["-V", "--version"] {
+            let told = Cli::try_parse_from(["tctl", flag]).unwrap_err();
+            assert_eq!(told.kind(), clap::error::ErrorKind::DisplayVersion);
+            assert_eq!(told.to_string(), format!("tctl {}\n", proto::VERSION));
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use cli::output::Format;
 
 /// Signs in, then opens shells, copies files and makes stock SSH clients work.
 #[derive(Debug, Parser)]
-#[command(name = "tsh", version = proto::VERSION, disable_version_flag = true, max_term_width = 100)]
+#[command(name = "tsh", version = proto::VERSION, max_term_width = 100)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: Global,
@@ -173,6 +173,7 @@ pub(crate) struct ProxySshArgs {
     /// Keep TLS around the SSH protocol.
     #[arg(long)]
     pub(crate) tls_always: bool,
+    /// The host, by name or id; account and port are not needed.
     #[arg(value_name = "[USER@]HOST[:PORT]")]
     pub(crate) target: String,
 }
@@ -194,6 +195,7 @@ pub(crate) struct RecordingsArgs {
     /// Only so far back: `5h`, `7d`.
     #[arg(long, value_name = "SPAN", conflicts_with_all = ["from_utc", "to_utc"])]
     pub(crate) last: Option<proto::resource::Span>,
+    /// At most so many, the newest.
     #[arg(long, default_value_t = 50)]
     pub(crate) limit: u32,
     #[arg(short, long, default_value = "text")]
@@ -245,14 +247,16 @@ pub(crate) struct SshArgs {
     /// Ignored: hosts are reached by name.
     #[arg(short, long, value_name = "PORT")]
     pub(crate) port: Option<u16>,
-    /// Options in the form of ssh_config.
+    /// Options in the form of ssh_config: `ForwardAgent=yes`, `RequestTTY=force`.
     #[arg(short = 'o', long = "option", value_name = "OPTION")]
     pub(crate) options: Vec<String>,
     /// Keep TLS around the SSH protocol.
     #[arg(long)]
     pub(crate) tls_always: bool,
+    /// The host, by name or id; the account is `--login` or the only one if absent.
     #[arg(value_name = "[USER@]HOST")]
     pub(crate) target: String,
+    /// What to run; a shell if absent.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
     pub(crate) command: Vec<String>,
 }
@@ -266,6 +270,11 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+        for flag in ["-V", "--version"] {
+            let told = Cli::try_parse_from(["tsh", flag]).unwrap_err();
+            assert_eq!(told.kind(), clap::error::ErrorKind::DisplayVersion);
+            assert_eq!(told.to_string(), format!("tsh {}\n", proto::VERSION));
+        }
     }
 
     #[test]

@@ -50,8 +50,10 @@ async fn load(
     }
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or(session);
     let name = name.split_once('.').map_or(name, |(stem, _)| stem);
-    let sid = SessionId::parse(name)
-        .map_err(|_| Failure::new(format!("{session:?} is neither a file nor a session id")))?;
+    let sid = SessionId::parse(name).map_err(|_| {
+        Failure::new(format!("{session:?} is neither a file nor a session id"))
+            .hint("`tsh recordings ls` prints the ids.")
+    })?;
     let signed_in = signed_in()?;
     let mut audit =
         AuditClient::new(signed_in.auth()?).max_decoding_message_size(MESSAGE_BYTES_MAX);

@@ -26,6 +26,9 @@ pub(crate) async fn list(signed_in: &SignedIn, args: &RecordingsArgs) -> Result<
         .map(|json| serde_json::from_slice(json))
         .collect::<Result<_, _>>()
         .doing("auth's answer is not understood")?;
+    if let Some(note) = cut_off(summaries.len(), args.limit) {
+        eprintln!("{note}");
+    }
     match args.format {
         Format::Text => print(&text(&summaries)),
         Format::Json | Format::Yaml => print(&structured(&summaries, args.format)?),
@@ -53,6 +56,12 @@ fn parse_day(text: &str) -> Result<OffsetDateTime, Failure> {
 
 fn millis(time: OffsetDateTime) -> i64 {
     time.unix_timestamp().saturating_mul(1000)
+}
+
+/// What to say when there may be more.
+fn cut_off(count: usize, limit: u32) -> Option<String> {
+    let full = usize::try_from(limit).is_ok_and(|limit| limit > 0 && count >= limit);
+    full.then(|| format!("Only the newest {limit} are listed; for more pass a larger --limit."))
 }
 
 fn text(summaries: &[Summary]) -> String {
@@ -99,6 +108,12 @@ mod tests {
         assert_eq!(check(args(Some("1970-01-02"), Some("1970-01-02"), None)), Some((day, 2 * day)));
         assert_eq!(check(args(None, None, Some("1h"))), Some((996_400_000, 0)));
         assert_eq!(check(args(Some("yesterday"), None, None)), None);
+    }
+
+    #[test]
+    fn a_full_list_may_not_be_all() {
+        assert_eq!(cut_off(49, 50), None);
+        assert!(cut_off(50, 50).unwrap().contains("--limit"));
     }
 
     #[test]
