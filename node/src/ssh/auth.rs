@@ -6,6 +6,7 @@
 
 use std::sync::atomic::Ordering;
 
+use pki::IdentityError;
 use proto::event;
 use proto::id::Login;
 use russh::keys::Certificate;
@@ -36,6 +37,10 @@ impl Refused {
 pub(crate) const NO_CERTIFICATE: &str =
     "access denied: no valid certificate of this cluster (run `tsh login`, then try again)";
 
+/// What the holder of an otherwise good certificate reads. Says nothing of which accounts exist: none was looked up.
+pub(crate) const NOT_THIS_LOGIN: &str =
+    "access denied: your certificate is not for this login (see `tsh status` for your logins)";
+
 /// Signs in.
 pub(crate) async fn sign_in(
     connection: &Connection,
@@ -55,7 +60,10 @@ pub(crate) async fn sign_in(
         Err(error) => {
             let claimed = certificate.key_id();
             fail(connection, claimed, login.as_str(), &error.to_string()).await;
-            return Err(Refused::Certificate(NO_CERTIFICATE));
+            // The login is asked about last, when all else has held.
+            let wrong_login = matches!(error, IdentityError::Principal(_));
+            let text = if wrong_login { NOT_THIS_LOGIN } else { NO_CERTIFICATE };
+            return Err(Refused::Certificate(text));
         }
     };
     let session = match admit::admit(node, &identity, &login, client) {

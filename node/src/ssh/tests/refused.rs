@@ -5,7 +5,7 @@ use proto::event::Body;
 use russh::keys::PrivateKeyWithHashAlg;
 
 use super::fixture::{Cluster, Person, WAIT, hour, listen, own_login, refusal};
-use crate::ssh::auth::NO_CERTIFICATE;
+use crate::ssh::auth::{NO_CERTIFICATE, NOT_THIS_LOGIN};
 
 const DENIED: &str = "access denied: your roles do not allow this here \
      (see `tsh status` for your roles and logins)";
@@ -50,7 +50,8 @@ async fn certificates_that_do_not_hold_are_told_apart_only_in_the_log() {
     let cluster = Cluster::new("{}");
     let cases = [
         (Person::signed_by(&stranger, &[own_login()], hour(now)), own_login(), "authority"),
-        (cluster.person(&["somebody"], hour(now)), own_login(), "not for"),
+        // Not even its login is told of when the certificate does not hold.
+        (Person::signed_by(&stranger, &["somebody"], hour(now)), own_login(), "authority"),
         (cluster.person(&[own_login()], past), own_login(), "valid now"),
         (cluster.person(&[own_login()], hour(now)), "../etc", "form"),
     ];
@@ -73,6 +74,19 @@ async fn certificates_that_do_not_hold_are_told_apart_only_in_the_log() {
         assert_eq!(event.login, login);
         assert!(!event.outcome.success);
     }
+}
+
+#[tokio::test]
+async fn a_certificate_for_other_logins_reads_so_whether_the_account_exists_or_not() {
+    let cluster = Cluster::new("{}");
+    let person = cluster.person(&["somebody"], hour(net::unix_now()));
+    for login in [own_login(), "no-such-account"] {
+        let mut handle = cluster.connect().await;
+        assert!(!person.try_sign_in(&mut handle, login).await.success());
+        assert_eq!(refusal(&mut handle, login).await, NOT_THIS_LOGIN);
+    }
+    let Body::Auth(event) = cluster.audit.wait("auth").await else { panic!() };
+    assert!(event.outcome.error.contains("not for"), "{event:?}");
 }
 
 #[tokio::test]
