@@ -38,6 +38,16 @@ enum End {
     Unrecorded(RecordError),
 }
 
+impl End {
+    fn of(ended: Option<Self>, connection: &Connection) -> Self {
+        match ended {
+            // The client may have gone because it was told of the cut.
+            Some(Self::ClientGone) if connection.cut.is_cancelled() => Self::Cut,
+            ended => ended.unwrap_or(Self::Exited),
+        }
+    }
+}
+
 /// What both directions need.
 struct Flow<'a> {
     connection: &'a Connection,
@@ -94,11 +104,7 @@ impl Running {
         }
         // What ends from here on is told as an end, not as cut short.
         drop(enlisted);
-        let end = match ended {
-            // The client may have gone because it was told of the cut.
-            Some(End::ClientGone) if connection.cut.is_cancelled() => End::Cut,
-            ended => ended.unwrap_or(End::Exited),
-        };
+        let end = End::of(ended, &connection);
         if let End::Unrecorded(error) = &end {
             tracing::error!(session = %session.id(), %error, "a strict session is ended");
         }
