@@ -51,16 +51,15 @@ async fn load(
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or(session);
     let name = name.split_once('.').map_or(name, |(stem, _)| stem);
     let sid = SessionId::parse(name).map_err(|_| {
-        Failure::new(format!("{session:?} is neither a file nor a session id"))
-            .hint("`tsh recordings ls` prints the ids.")
+        Failure::new(format!("{session:?} is neither a file nor a session id")).hint(WHERE_IDS_ARE)
     })?;
     let signed_in = signed_in()?;
     let mut audit =
         AuditClient::new(signed_in.auth()?).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let request = DownloadRequest { sid: sid.to_string() };
-    let mut chunks = audit.download_recording(request).await?.into_inner();
+    let mut chunks = audit.download_recording(request).await.map_err(refused)?.into_inner();
     let mut bytes = Vec::new();
-    while let Some(chunk) = chunks.message().await? {
+    while let Some(chunk) = chunks.message().await.map_err(refused)? {
         bytes.extend_from_slice(&chunk.data);
         if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > RECORDING_BYTES_MAX {
             break;
@@ -68,6 +67,14 @@ async fn load(
     }
     to_text(bytes)
 }
+
+fn refused(status: tonic::Status) -> Failure {
+    let missing = status.code() == tonic::Code::NotFound;
+    let failure = Failure::from(status);
+    if missing { failure.hint(WHERE_IDS_ARE) } else { failure }
+}
+
+const WHERE_IDS_ARE: &str = "`tsh recordings ls` prints the session ids.";
 
 /// A crash may have torn the last character.
 fn to_text(bytes: Vec<u8>) -> Result<String, Failure> {
@@ -264,5 +271,11 @@ mod tests {
         assert_eq!(load(nobody, path.to_str().unwrap()).await.unwrap(), "hello");
         let failure = load(nobody, "../../etc/x y").await.unwrap_err();
         assert!(failure.message().contains("neither a file"), "{}", failure.message());
+    }
+
+    #[test]
+    fn a_recording_that_is_not_there_leads_to_the_list() {
+        assert!(refused(tonic::Status::not_found("x")).text().contains("tsh recordings ls"));
+        assert_eq!(refused(tonic::Status::unknown("x")).text(), "ERROR: x");
     }
 }
