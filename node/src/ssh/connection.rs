@@ -38,6 +38,7 @@ pub(crate) struct Connection {
     sessions: AtomicU32,
     forwards: AtomicU32,
     running: Mutex<Sessions>,
+    forward_pace: Mutex<Option<Instant>>,
 }
 
 /// The sessions that run, to be told of a cut.
@@ -128,6 +129,7 @@ impl Connection {
             sessions: AtomicU32::new(0),
             forwards: AtomicU32::new(0),
             running: Mutex::default(),
+            forward_pace: Mutex::default(),
         }
     }
 
@@ -161,6 +163,20 @@ impl Connection {
     pub(crate) fn take_session(self: &Arc<Self>) -> Option<Slot> {
         let asked = self.admitted()?.session.options().max_sessions.unwrap_or(SESSIONS_MAX);
         self.take(asked.min(SESSIONS_MAX), |connection| &connection.sessions)
+    }
+    /// Waits for this forward's turn: each is an audit event or two, and one client must not fill the node's spool. In
+    /// the order of asking.
+    pub(crate) async fn pace_forward(&self) {
+        let turn = {
+            let now = Instant::now();
+            let mut next = self.forward_pace.lock().unwrap_or_else(PoisonError::into_inner);
+            // A turn is kept as if the whole burst came first; time that has passed unused is lost beyond it.
+            let unspent = now.checked_sub(FORWARD_INTERVAL * FORWARDS_BURST);
+            let turn = next.max(unspent).unwrap_or(now) + FORWARD_INTERVAL;
+            *next = Some(turn);
+            turn
+        };
+        tokio::time::sleep_until(turn).await;
     }
     /// A place among the forwarded connections, if there is one.
     pub(crate) fn take_forward(self: &Arc<Self>) -> Option<Slot> {
@@ -304,7 +320,42 @@ impl Drop for Slot {
 const SESSIONS_MAX: u32 = 64;
 /// Forwarded connections at once: a browser behind `-D` opens a hundred.
 const FORWARDS_MAX: u32 = 256;
+/// New forwards that are let through at once: a browser's start behind `-D`.
+const FORWARDS_BURST: u32 = 200;
+/// Each further one waits for this long after the one before: 20 in a second.
+const FORWARD_INTERVAL: Duration = Duration::from_millis(50);
 /// How long a changed clock may go unnoticed.
 const CLOCK_STEP_SECONDS: u64 = 60;
 /// Longer than any login.
 const LOGIN_CHARS_MAX: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ssh::tests::fixture::Cluster;
+
+    #[tokio::test(start_paused = true)]
+    async fn forwards_beyond_a_burst_wait_their_turn() {
+        let node = Cluster::new("{}").node;
+        let connection = Connection::new(node, Client::new("192.0.2.7:4711", "trace"));
+        let began = Instant::now();
+        let burst = async || {
+            for _ in 0..FORWARDS_BURST {
+                connection.pace_forward().await;
+            }
+        };
+        burst().await;
+        assert!(began.elapsed() < FORWARD_INTERVAL, "{:?}", began.elapsed());
+        let waiting = (0..20).map(|_| connection.pace_forward());
+        futures::future::join_all(waiting).await;
+        let waited = began.elapsed();
+        assert!(waited.abs_diff(Duration::from_secs(1)) < FORWARD_INTERVAL, "{waited:?}");
+        // An hour of rest gives one burst, not more.
+        tokio::time::advance(Duration::from_secs(3600)).await;
+        let rested = Instant::now();
+        burst().await;
+        assert!(rested.elapsed() < FORWARD_INTERVAL);
+        connection.pace_forward().await;
+        assert!(rested.elapsed() >= FORWARD_INTERVAL);
+    }
+}

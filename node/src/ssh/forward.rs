@@ -15,7 +15,8 @@ use tokio::time::timeout;
 use crate::admit;
 use crate::ssh::connection::{Admitted, Connection};
 
-/// Answers a request for a connection. The dialing is a task: the client's other channels go on meanwhile.
+/// Answers a request for a connection. Waiting for its turn, the decision and the dialing are a task: the client's other
+/// channels go on meanwhile.
 pub(crate) async fn open(
     connection: &Arc<Connection>,
     channel: Channel<Msg>,
@@ -27,44 +28,66 @@ pub(crate) async fn open(
     let host: String = host.chars().filter(|c| !c.is_control()).take(HOST_CHARS_MAX).collect();
     let address =
         if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
-    let allowed = admit::may_forward(&connection.node, &admitted.identity, &admitted.login);
-    let refuse = if let Err(reason) = allowed {
-        Some((reason, ChannelOpenFailure::AdministrativelyProhibited))
-    } else if u16::try_from(port).is_err() || host.is_empty() {
-        Some(("no such address".to_owned(), ChannelOpenFailure::ConnectFailed))
-    } else {
-        None
-    };
-    if let Some((reason, failure)) = refuse {
-        record(admitted, &address, PortPhase::Start, Outcome::failed(reason)).await;
-        reply.reject(failure).await;
-        return;
-    }
     let Some(slot) = connection.take_forward() else {
+        // Here and not in a task, of which there would be no end: who asks for so many at once waits with all channels.
+        if !turn(connection).await {
+            return;
+        }
         let reason = "too many forwarded connections";
         record(admitted, &address, PortPhase::Start, Outcome::failed(reason)).await;
         reply.reject(ChannelOpenFailure::ResourceShortage).await;
         return;
     };
-    let port = u16::try_from(port).unwrap_or(0);
     let of_task = connection.clone();
     connection.tasks.spawn(async move {
         let _slot = slot;
         // A node that drains waits for forwards as for sessions.
         let _counted = of_task.node.count_session();
-        forward(&of_task, channel, (host, port), &address, reply).await;
+        if turn(&of_task).await {
+            decide(&of_task, channel, (&host, port), &address, reply).await;
+        }
     });
+}
+
+/// Waits for it; false when the connection is over before.
+async fn turn(connection: &Connection) -> bool {
+    tokio::select! {
+        () = connection.pace_forward() => true,
+        () = connection.over() => false,
+    }
+}
+
+async fn decide(
+    connection: &Connection,
+    channel: Channel<Msg>,
+    (host, port): (&str, u32),
+    address: &str,
+    reply: ChannelOpenHandle,
+) {
+    let Some(admitted) = connection.admitted() else { return };
+    let allowed = admit::may_forward(&connection.node, &admitted.identity, &admitted.login);
+    let refused = match (allowed, u16::try_from(port)) {
+        (Ok(()), Ok(port)) if !host.is_empty() => {
+            forward(connection, channel, (host, port), address, reply).await;
+            return;
+        }
+        (Ok(()), _) => ("no such address".to_owned(), ChannelOpenFailure::ConnectFailed),
+        (Err(reason), _) => (reason, ChannelOpenFailure::AdministrativelyProhibited),
+    };
+    let (reason, failure) = refused;
+    record(admitted, address, PortPhase::Start, Outcome::failed(reason)).await;
+    reply.reject(failure).await;
 }
 
 async fn forward(
     connection: &Connection,
     channel: Channel<Msg>,
-    to: (String, u16),
+    to: (&str, u16),
     address: &str,
     reply: ChannelOpenHandle,
 ) {
     let Some(admitted) = connection.admitted() else { return };
-    let dialing = timeout(DIAL_MAX, TcpStream::connect((to.0.as_str(), to.1)));
+    let dialing = timeout(DIAL_MAX, TcpStream::connect(to));
     let dialed = tokio::select! {
         dialed = dialing => match dialed {
             Ok(Ok(stream)) => Ok(stream),
