@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 
-use crate::config::default_data_dir;
 use crate::diag::SOCKET;
 use crate::health::Report;
 
@@ -40,7 +39,8 @@ pub(crate) fn run(args: &StatusArgs) -> ExitCode {
 }
 
 fn ask(args: &StatusArgs) -> anyhow::Result<Report> {
-    let path = args.data_dir.clone().unwrap_or_else(default_data_dir).join(SOCKET);
+    let data_dir = args.data_dir.clone().or_else(net::file::default_data_dir);
+    let path = data_dir.context("there is no home to look in: pass --data-dir")?.join(SOCKET);
     let mut socket = UnixStream::connect(&path).map_err(|error| {
         let path = path.display();
         if error.kind() == std::io::ErrorKind::PermissionDenied {

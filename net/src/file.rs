@@ -1,10 +1,10 @@
 //! Private files, written whole: temporary file in the same folder, mode set before the first byte, fsync, rename,
-//! fsync of the folder. A power cut leaves the old text or the new one.
+//! fsync of the folder. A power cut leaves the old text or the new one. Also where state is kept by default.
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Replaces `path` with `bytes`, mode 0600.
 ///
@@ -101,6 +101,17 @@ const PUBLIC: u32 = 0o644;
 const PRIVATE_DIR: u32 = 0o700;
 const OTHERS_WRITE: u32 = 0o022;
 const OTHERS_ANY: u32 = 0o077;
+
+/// Where the daemon keeps its state, and `tctl` looks for it, when nothing says otherwise: root's in the system's place,
+/// others' where the XDG base directory specification (0.8) has state. None without a home.
+pub fn default_data_dir() -> Option<PathBuf> {
+    if rustix::process::geteuid().is_root() {
+        return Some(PathBuf::from("/var/lib/postern"));
+    }
+    let variable = |name| std::env::var_os(name).filter(|dir| !dir.is_empty()).map(PathBuf::from);
+    let state = variable("XDG_STATE_HOME").or_else(|| Some(variable("HOME")?.join(".local/state")));
+    Some(state?.join("postern"))
+}
 
 #[cfg(test)]
 mod tests {

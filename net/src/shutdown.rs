@@ -34,7 +34,4 @@ impl Shutdown {
     pub fn is_draining(&self) -> bool {
         self.draining.is_cancelled()
     }
-    pub fn is_stopped(&self) -> bool {
-        self.stopped.is_cancelled()
-    }
 }

@@ -31,7 +31,7 @@ pub(crate) fn channel(global: &Global) -> Result<Channel, Failure> {
         return by_login(Some(proxy));
     }
     let given = global.data_dir.clone().filter(|dir| !dir.as_os_str().is_empty());
-    let data_dir = given.clone().or_else(default_data_dir);
+    let data_dir = given.clone().or_else(net::file::default_data_dir);
     let socket = data_dir.map(|dir| dir.join(SOCKET));
     match &socket {
         Some(path) if is_socket(path)? => return Ok(auth_client::socket_channel(path.clone())),
@@ -54,16 +54,6 @@ fn is_socket(path: &Path) -> Result<bool, Failure> {
         }
         Err(_) => Ok(false),
     }
-}
-
-/// Where `postern` keeps its data unless told otherwise.
-fn default_data_dir() -> Option<PathBuf> {
-    if rustix::process::geteuid().is_root() {
-        return Some(PathBuf::from("/var/lib/postern"));
-    }
-    let state = std::env::var_os("XDG_STATE_HOME").filter(|dir| !dir.is_empty());
-    let state = state.map(PathBuf::from).or_else(|| Some(home_dir()?.join(".local/state")));
-    Some(state?.join("postern"))
 }
 
 fn home_dir() -> Option<PathBuf> {

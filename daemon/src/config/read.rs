@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 use super::yaml::{self, Mistake, Section};
 use super::{
     AUTH_PORT, AuthSection, Config, DRAIN_TIMEOUT, JUMP_PORT, JoinConfig, LogConfig, Mistakes,
-    NodeSection, ProxySection, WEB_PORT, default_data_dir,
+    NodeSection, ProxySection, WEB_PORT,
 };
 
 /// What the command line says.
@@ -217,7 +217,11 @@ fn settle(
                 None
             }
         };
-    let data_dir = flags.data_dir.or(raw.data_dir).unwrap_or_else(default_data_dir);
+    let Some(data_dir) = flags.data_dir.or(raw.data_dir).or_else(net::file::default_data_dir)
+    else {
+        mistakes.push(plain("there is no home to keep state in: pass --data-dir"));
+        return None;
+    };
     let is_joined = [(run_proxy, HostRole::Proxy), (run_node, HostRole::Node)]
         .into_iter()
         .all(|(runs, role)| !runs || net::host::is_joined(&data_dir.join(role.as_str())));
