@@ -1,0 +1,28 @@
+//! A few connections, many bytes, one way: upstream to client.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+
+use super::on_threads;
+use super::stream::{Buffer, Stream, Target};
+use crate::upstream;
+
+/// As many as a user's browser or a parallel copy would open.
+pub(crate) const CONNECTIONS: u64 = 4;
+
+/// Fetches `bytes` over all connections together; how long it took.
+pub(crate) fn fetch(target: &Target, bytes: u64) -> Result<Duration> {
+    let each = bytes / CONNECTIONS;
+    let started = Instant::now();
+    on_threads((0..CONNECTIONS).map(|_| || fetch_one(target, each)))?;
+    Ok(started.elapsed())
+}
+
+fn fetch_one(target: &Target, bytes: u64) -> Result<()> {
+    let mut stream = Stream::open(target, Buffer::Large)?;
+    stream.send(&upstream::source(bytes))?;
+    let count = stream.take_all()?;
+    ensure!(count == bytes, "{count} bytes arrived, not {bytes}");
+    Ok(())
+}
