@@ -47,6 +47,9 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Helper {
+    /// Keeps a core awake.
+    #[command(hide = true)]
+    Spin,
     /// What stands behind the peers.
     #[command(hide = true)]
     Upstream { addr: std::net::SocketAddr },
@@ -83,6 +86,9 @@ struct Options {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let done = match arguments.helper {
+        Some(Helper::Spin) => loop {
+            std::hint::spin_loop();
+        },
         Some(Helper::Upstream { addr }) => upstream::serve(addr.port()),
         None if arguments.options.list => {
             list();
@@ -104,7 +110,7 @@ fn bench(options: &Options) -> Result<()> {
     let chosen = chosen(&options.only)?;
     let older = options.compare.as_deref().map(Document::read).transpose()?;
     let stop = Stop::on_interrupt()?;
-    program::pin_ourselves()?;
+    program::pin(program::Core::Load)?;
     let folder = tempfile::Builder::new().prefix("postern-bench-").tempdir()?;
     let bench = prepare(options, folder.path())?;
     let pairs = options.pairs.unwrap_or(if options.quick { 2 } else { 5 });
@@ -133,7 +139,7 @@ fn bench(options: &Options) -> Result<()> {
 fn prepare(options: &Options, dir: &Path) -> Result<Bench> {
     let ourselves = std::env::current_exe().context("where are we?")?;
     let beside = ourselves.parent().map(Path::to_path_buf).unwrap_or_default();
-    let upstream = upstream::Upstream::start(dir)?;
+    let upstream = upstream::Upstream::start(dir, program::Core::Load)?;
     upstream::check(upstream.addr())?;
     Ok(Bench {
         dir: dir.to_path_buf(),

@@ -28,6 +28,8 @@ pub(crate) const CPU_PER_CONNECTION: Metric = less("cpu_per_connection", "us");
 pub(crate) const CPU_PER_SESSION: Metric = less("cpu_per_session", "ms");
 /// CPU per byte with many connections, by that with few.
 pub(crate) const CPU_GROWTH: Metric = less("cpu_growth", "x");
+/// How many `many` was.
+pub(crate) const CONNECTIONS: Metric = more("connections", "1");
 pub(crate) const CPU_PER_GB_FEW: Metric = less("cpu_per_gb_few", "CPU-s/GB");
 pub(crate) const CPU_PER_GB_MANY: Metric = less("cpu_per_gb_many", "CPU-s/GB");
 pub(crate) const WALL_RATE: Metric = more("wall_rate", "GB/s");

@@ -24,20 +24,26 @@ pub(crate) enum Core {
 }
 
 impl Core {
-    fn list(self) -> &'static str {
+    fn numbers(self) -> &'static [usize] {
         match self {
-            Self::Any => "0,1",
-            Self::Load => "1",
-            Self::Measured => "0",
+            Self::Any => &[0, 1],
+            Self::Load => &[1],
+            Self::Measured => &[0],
         }
+    }
+
+    /// As taskset takes it.
+    fn list(self) -> String {
+        let numbers: Vec<String> = self.numbers().iter().map(ToString::to_string).collect();
+        numbers.join(",")
     }
 }
 
-/// Puts ourselves, and every thread from now on, on the core of the load.
-pub(crate) fn pin_ourselves() -> Result<()> {
+/// Puts this thread, and every thread and program that it starts from now on, on a core.
+pub(crate) fn pin(core: Core) -> Result<()> {
     let mut cores = CpuSet::new();
-    cores.set(1);
-    sched_setaffinity(None, &cores).context("cannot use core 1; the bench needs two cores")
+    core.numbers().iter().for_each(|number| cores.set(*number));
+    sched_setaffinity(None, &cores).context("cannot use cores 0 and 1; the bench needs two")
 }
 
 /// Far more than any peer needs to start.
@@ -115,7 +121,8 @@ impl Drop for Program {
 /// process id is the program's own.
 pub(crate) fn wrapped(core: Core, command: &Command) -> Command {
     let mut wrapped = Command::new("setpriv");
-    wrapped.args(["--pdeathsig", "KILL", "taskset", "--cpu-list", core.list()]);
+    wrapped.args(["--pdeathsig", "KILL", "taskset", "--cpu-list"]);
+    wrapped.arg(core.list());
     wrapped.arg(command.get_program()).args(command.get_args());
     for (name, value) in command.get_envs() {
         match value {

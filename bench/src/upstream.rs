@@ -4,8 +4,12 @@
 //! | first byte | then |
 //! |---|---|
 //! | `E` | whatever follows the header comes back |
-//! | `S` | as many bytes as the header says are sent, then the connection is closed |
+//! | `H` | as many bytes as the header says are written from one buffer, then the connection is closed |
+//! | `S` | the same, sent from a large file in memory, as a file server does |
 //! | `X` | the header comes back, then the connection is closed |
+//!
+//! `S` and `H` differ in what a peer that copies finds: data that no cache holds, or data that the sender has just
+//! touched. What a network card has written lies in between.
 //!
 //! A process of its own, so that it has its own limit on open files, and its CPU time is never mistaken for the peer's.
 
@@ -22,6 +26,7 @@ use crate::program::{Core, Program, command};
 pub(crate) const HEADER_BYTES: usize = 64;
 const ECHO: u8 = b'E';
 const EXCHANGE: u8 = b'X';
+const HOT_SOURCE: u8 = b'H';
 const SOURCE: u8 = b'S';
 
 /// The header for whatever follows to come back.
@@ -34,9 +39,14 @@ pub(crate) fn exchange() -> [u8; HEADER_BYTES] {
     header(EXCHANGE, 0)
 }
 
-/// The header for so many bytes.
+/// The header for so many bytes from a file.
 pub(crate) fn source(bytes: u64) -> [u8; HEADER_BYTES] {
     header(SOURCE, bytes)
+}
+
+/// The header for so many bytes from one buffer.
+pub(crate) fn hot_source(bytes: u64) -> [u8; HEADER_BYTES] {
+    header(HOT_SOURCE, bytes)
 }
 
 fn header(kind: u8, count: u64) -> [u8; HEADER_BYTES] {
@@ -50,28 +60,39 @@ fn header(kind: u8, count: u64) -> [u8; HEADER_BYTES] {
 #[derive(Debug)]
 pub(crate) struct Upstream {
     addr: SocketAddr,
-    _program: Program,
+    program: Program,
 }
 
 impl Upstream {
-    pub(crate) fn start(dir: &std::path::Path) -> Result<Self> {
+    pub(crate) fn start(dir: &std::path::Path, core: Core) -> Result<Self> {
         let addr = crate::program::free_address()?;
         let ourselves = std::env::current_exe().context("where are we?")?;
         let words = ["upstream".to_owned(), addr.to_string()];
         let command = command(ourselves, words);
         let mut program =
-            Program::start("upstream", Core::Load, &command, dir.join("upstream.log"))?;
+            Program::start("upstream", core, &command, dir.join(format!("upstream-{core:?}.log")))?;
         program.wait_listening(addr)?;
-        Ok(Self { addr, _program: program })
+        Ok(Self { addr, program })
     }
 
     pub(crate) fn addr(&self) -> SocketAddr {
         self.addr
     }
+
+    /// Only to be kept running.
+    pub(crate) fn into_program(self) -> Program {
+        self.program
+    }
 }
 
 /// Bytes read or written at once.
 const CHUNK_BYTES: usize = 256 << 10;
+/// More than the caches of most machines hold.
+const FILE_BYTES: u64 = 256 << 20;
+/// A quarter and a bit: no two of the connections that run together send the same bytes at the same time.
+const STARTS_APART: u64 = (64 << 20) + (1 << 20);
+/// Sent at once, so that one connection does not keep the others waiting.
+const SENDFILE_BYTES_MAX: u64 = 1 << 20;
 /// Events per turn.
 const EVENTS_MAX: usize = 256;
 /// The token of the listener.
@@ -89,8 +110,8 @@ enum State {
     Header(Vec<u8>),
     /// Bytes that have not gone back yet. While there are some, nothing is read.
     Echo(Vec<u8>),
-    /// Bytes still to send.
-    Source(u64),
+    /// Bytes still to send; where in the file they are, if they come from there.
+    Source { left: u64, at: Option<u64> },
     /// Everything was sent; waits for the other side to close.
     Done,
 }
@@ -109,7 +130,7 @@ pub(crate) fn serve(port: u16) -> Result<()> {
     let poll = epoll::create(CreateFlags::CLOEXEC)?;
     epoll::add(&poll, &listener, EventData::new_u64(LISTENER), EventFlags::IN)?;
     let mut server =
-        Server { poll, connections: Vec::new(), free: Vec::new(), chunk: vec![0; CHUNK_BYTES] };
+        Server { poll, connections: Vec::new(), free: Vec::new(), supply: Supply::new()? };
     let mut events = Vec::with_capacity(EVENTS_MAX);
     loop {
         events.clear();
@@ -132,7 +153,34 @@ struct Server {
     connections: Vec<Option<Connection>>,
     /// Places in `connections` that hold none.
     free: Vec<usize>,
+    supply: Supply,
+}
+
+/// What bytes come from and go to, one for all connections.
+#[derive(Debug)]
+struct Supply {
     chunk: Vec<u8>,
+    file: OwnedFd,
+    /// Where in the file the next connection begins.
+    next_start: u64,
+}
+
+impl Supply {
+    fn new() -> Result<Self> {
+        let file = rustix::fs::memfd_create("upstream", rustix::fs::MemfdFlags::CLOEXEC)?;
+        let chunk = vec![7; CHUNK_BYTES];
+        let mut written = 0;
+        while written < FILE_BYTES {
+            written += rustix::io::write(&file, &chunk)? as u64;
+        }
+        Ok(Self { chunk, file, next_start: 0 })
+    }
+
+    fn start(&mut self) -> u64 {
+        let start = self.next_start;
+        self.next_start = (start + STARTS_APART) % FILE_BYTES;
+        start
+    }
 }
 
 impl Server {
@@ -164,7 +212,7 @@ impl Server {
         let Some(connection) = place else { return };
         let waits_before = connection.waits_for();
         // A connection that fails is closed; the client sees it.
-        let next = connection.turn(&mut self.chunk).unwrap_or(Next::Close);
+        let next = connection.turn(&mut self.supply).unwrap_or(Next::Close);
         let waits_now = connection.waits_for();
         let changed = waits_before == waits_now
             || epoll::modify(&self.poll, &connection.socket, EventData::new_u64(token), waits_now)
@@ -180,12 +228,13 @@ impl Connection {
     fn waits_for(&self) -> EventFlags {
         match &self.state {
             State::Echo(left) if !left.is_empty() => EventFlags::OUT,
-            State::Source(_) => EventFlags::OUT,
+            State::Source { .. } => EventFlags::OUT,
             State::Header(_) | State::Echo(_) | State::Done => EventFlags::IN,
         }
     }
 
-    fn turn(&mut self, chunk: &mut [u8]) -> io::Result<Next> {
+    fn turn(&mut self, supply: &mut Supply) -> io::Result<Next> {
+        let chunk = supply.chunk.as_mut_slice();
         match &mut self.state {
             State::Header(header) => {
                 let left = HEADER_BYTES.saturating_sub(header.len());
@@ -199,7 +248,7 @@ impl Connection {
                     return Ok(Next::Keep);
                 }
                 let header = std::mem::take(header);
-                self.begin(&header, chunk)
+                self.begin(&header, supply)
             }
             State::Echo(left) if left.is_empty() => {
                 let Some(count) = read(&mut self.socket, chunk)? else { return Ok(Next::Keep) };
@@ -216,7 +265,7 @@ impl Connection {
                 left.drain(..written);
                 Ok(Next::Keep)
             }
-            State::Source(_) => self.send(chunk),
+            State::Source { .. } => self.send(supply),
             State::Done => match read(&mut self.socket, chunk)? {
                 Some(0) => Ok(Next::Close),
                 _ => Ok(Next::Keep),
@@ -224,7 +273,7 @@ impl Connection {
         }
     }
 
-    fn begin(&mut self, header: &[u8], chunk: &mut [u8]) -> io::Result<Next> {
+    fn begin(&mut self, header: &[u8], supply: &mut Supply) -> io::Result<Next> {
         match header.first() {
             Some(&ECHO) => {
                 self.state = State::Echo(Vec::new());
@@ -235,21 +284,36 @@ impl Connection {
                 write(&mut self.socket, header)?;
                 Ok(Next::Close)
             }
-            Some(&SOURCE) => {
+            Some(kind @ (&SOURCE | &HOT_SOURCE)) => {
                 let count = header.iter().skip(1).take(size_of::<u64>());
                 let count = count.fold(0, |sum, byte| (sum << 8) | u64::from(*byte));
-                self.state = State::Source(count);
-                self.send(chunk)
+                self.state =
+                    State::Source { left: count, at: (*kind == SOURCE).then(|| supply.start()) };
+                self.send(supply)
             }
             _ => Ok(Next::Close),
         }
     }
 
-    fn send(&mut self, chunk: &[u8]) -> io::Result<Next> {
-        let State::Source(left) = &mut self.state else { return Ok(Next::Keep) };
-        let bytes = usize::try_from(*left).unwrap_or(usize::MAX).min(chunk.len());
-        let written = write(&mut self.socket, chunk.get(..bytes).unwrap_or_default())?;
-        *left -= written as u64;
+    fn send(&mut self, supply: &Supply) -> io::Result<Next> {
+        let State::Source { left, at } = &mut self.state else { return Ok(Next::Keep) };
+        let sent = match at {
+            None => {
+                let bytes = usize::try_from(*left).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES);
+                write(&mut self.socket, supply.chunk.get(..bytes).unwrap_or_default())?
+            }
+            Some(at) => {
+                let bytes = u64::min(*left, FILE_BYTES - *at).min(SENDFILE_BYTES_MAX);
+                let bytes = usize::try_from(bytes).unwrap_or(CHUNK_BYTES);
+                let sent = rustix::fs::sendfile(&self.socket, &supply.file, Some(at), bytes);
+                *at %= FILE_BYTES;
+                match sent {
+                    Err(rustix::io::Errno::AGAIN) => 0,
+                    done => done?,
+                }
+            }
+        };
+        *left = left.saturating_sub(sent as u64);
         if *left == 0 {
             self.socket.shutdown(std::net::Shutdown::Write)?;
             self.state = State::Done;

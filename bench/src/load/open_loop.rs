@@ -1,16 +1,17 @@
 //! Messages of 64 bytes at a fixed rate, whatever becomes of those before them. Each carries the time when it was due,
 //! and its latency counts from then: a peer that stalls is charged for every message that it kept from being sent in
-//! time, too. One thread; between messages it sleeps, so that the upstream, on the same core, can answer.
+//! time, too. One thread; between messages it sleeps, so that others on its core can run.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::num::NonZeroU64;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use hdrhistogram::Histogram;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use crate::program::{Core, pin};
 use crate::upstream;
 
 /// Connections that the messages go round on.
@@ -38,8 +39,16 @@ struct Line {
     part: Vec<u8>,
 }
 
-/// Sends for so long.
-pub(crate) fn run(addr: SocketAddr, length: Duration) -> Result<Latency> {
+/// Sends for so long, from a thread on the given core.
+pub(crate) fn run(addr: SocketAddr, core: Core, length: Duration) -> Result<Latency> {
+    let thread = std::thread::spawn(move || {
+        pin(core)?;
+        run_here(addr, length)
+    });
+    thread.join().map_err(|_| anyhow!("the load generator failed badly"))?
+}
+
+fn run_here(addr: SocketAddr, length: Duration) -> Result<Latency> {
     // By default the kernel may wake a sleeper 50 us late.
     rustix::thread::set_current_timer_slack(NonZeroU64::new(1))?;
     let lines: Result<Vec<Line>> = (0..CONNECTIONS).map(|_| Line::open(addr)).collect();

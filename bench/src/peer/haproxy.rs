@@ -34,10 +34,11 @@ fn configured(job: &Job<'_>, global: &str, defaults: &str) -> Result<Command> {
             format!("{tls} ca-file {} verify required", certificates.client_authority.display())
         }
     };
-    // Without `maxconn` it takes what the limit on open files allows.
+    // Left to itself, it allows fewer connections than `growth` opens.
     let text = format!(
         "global
   nbthread 1
+  maxconn {most}
   tune.ssl.cachesize 0
 {global}
 defaults
@@ -55,6 +56,7 @@ backend back
   fullconn 20000
   server upstream {upstream}
 ",
+        most = super::connections_max() + 50,
         listen = job.listen,
         upstream = job.upstream,
     );

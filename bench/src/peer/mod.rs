@@ -122,6 +122,17 @@ impl Peer {
     }
 }
 
+/// What `growth` is about; fewer where the limit on open files is too low for that.
+const CONNECTIONS_WANTED: u64 = 10_000;
+/// Open files that a peer needs beside those of its connections.
+const SPARE_FILES: u64 = 500;
+
+/// Connections that every peer can hold: two files each, and HAProxy keeps a pipe, two more, for every four.
+pub(crate) fn connections_max() -> u64 {
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    (files.unwrap_or(u64::MAX).saturating_sub(SPARE_FILES) / 5 * 2).min(CONNECTIONS_WANTED)
+}
+
 /// A peer at work. Dropped: it is gone.
 #[derive(Debug)]
 pub(crate) struct Running {

@@ -1,7 +1,7 @@
 //! What is measured. A workload starts its contenders and knows how to take one sample of each; who goes when is
 //! [`crate::run`]'s, what it has to come to is [`crate::goal`]'s.
 //!
-//! - [`bulk`]: `l4-bulk`, `tls-bulk`
+//! - [`bulk`]: `l4-bulk`, `l4-bulk-hot`, `tls-bulk`
 //! - [`connections`]: `plain-conn`, `tls-conn`, `mtls-conn`
 //! - [`latency`]: the row of that name
 //! - [`idle`]: `idle-plain`, `idle-tls`
@@ -13,6 +13,7 @@ mod growth;
 mod idle;
 mod latency;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::Result;
@@ -20,6 +21,7 @@ use anyhow::Result;
 use crate::certificate::Certificates;
 use crate::metric::Sample;
 use crate::peer::{PEERS, Peer, Places, Running, Work};
+use crate::program::Program;
 use crate::upstream::Upstream;
 
 /// What every workload needs.
@@ -62,6 +64,14 @@ pub(crate) struct Contest<'b> {
     pub(crate) contenders: Vec<Contender<'b>>,
     /// Names, and why they do not take part.
     pub(crate) absent: Vec<(String, String)>,
+    /// Programs that have to run meanwhile.
+    helpers: Vec<Program>,
+}
+
+impl Contest<'_> {
+    fn empty() -> Self {
+        Self { contenders: Vec::new(), absent: Vec::new(), helpers: Vec::new() }
+    }
 }
 
 /// A row family of the report.
@@ -75,6 +85,11 @@ pub(crate) struct Workload {
 /// In the order of the report.
 pub(crate) const WORKLOADS: &[Workload] = &[
     Workload { name: "l4-bulk", about: "plain relay, 4 connections, one way", open: bulk::plain },
+    Workload {
+        name: "l4-bulk-hot",
+        about: "the same, of bytes that the caches hold: the best case for copying",
+        open: bulk::plain_hot,
+    },
     Workload { name: "tls-bulk", about: "TLS 1.3 ended, 4 connections, one way", open: bulk::tls },
     Workload {
         name: "tls-conn",
@@ -111,9 +126,19 @@ fn peers<'b>(
     work: Work,
     sample: impl Fn(&Running) -> Result<Sample> + Copy + 'b,
 ) -> Contest<'b> {
-    let mut contest = Contest { contenders: Vec::new(), absent: Vec::new() };
+    peers_before(bench, bench.upstream.addr(), work, sample)
+}
+
+/// As [`peers`], before another upstream.
+fn peers_before<'b>(
+    bench: &'b Bench,
+    upstream: SocketAddr,
+    work: Work,
+    sample: impl Fn(&Running) -> Result<Sample> + Copy + 'b,
+) -> Contest<'b> {
+    let mut contest = Contest::empty();
     for peer in PEERS.iter().filter(|peer| peer.does(work)) {
-        match start(bench, peer, work) {
+        match start(bench, peer, work, upstream) {
             Ok(running) => contest.contenders.push(Contender {
                 name: peer.name.to_owned(),
                 rung: running.rung(),
@@ -131,13 +156,13 @@ fn fresh_peers<'b>(
     work: Work,
     sample: impl Fn(&Running) -> Result<Sample> + Copy + 'b,
 ) -> Contest<'b> {
-    let mut contest = Contest { contenders: Vec::new(), absent: Vec::new() };
+    let mut contest = Contest::empty();
     for peer in PEERS.iter().filter(|peer| peer.does(work)) {
-        match start(bench, peer, work) {
+        match start(bench, peer, work, bench.upstream.addr()) {
             Ok(running) => contest.contenders.push(Contender {
                 name: peer.name.to_owned(),
                 rung: running.rung(),
-                sample: Box::new(move || sample(&start(bench, peer, work)?)),
+                sample: Box::new(move || sample(&start(bench, peer, work, bench.upstream.addr())?)),
             }),
             Err(error) => contest.absent.push((peer.name.to_owned(), format!("{error:#}"))),
         }
@@ -145,8 +170,8 @@ fn fresh_peers<'b>(
     contest
 }
 
-fn start(bench: &Bench, peer: &Peer, work: Work) -> Result<Running> {
-    peer.start(work, bench.upstream.addr(), &bench.certificates, &bench.places, &bench.dir)
+fn start(bench: &Bench, peer: &Peer, work: Work, upstream: SocketAddr) -> Result<Running> {
+    peer.start(work, upstream, &bench.certificates, &bench.places, &bench.dir)
 }
 
 /// After the load has ended: what the peer still does for it is part of its cost.
