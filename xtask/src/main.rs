@@ -5,12 +5,14 @@
 //! - [`check`]: formatting, lints, dependencies ([`advisories`]), tidy
 //! - [`tidy`]: the house rules that no other tool checks
 //! - [`test`]: every test, real peers and the demo included
+//! - [`bench`]: Postern against its peers
 //! - [`demo`]: the product on loopback, from nothing to a replayed session
 //! - [`totp`]: one-time codes, for the demo's user
 //! - [`process`]: running programs with a limit on every wait
 #![forbid(unsafe_code)]
 
 mod advisories;
+mod bench;
 mod check;
 mod demo;
 mod process;
@@ -34,6 +36,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Measures Postern against its peers, on one core each.
+    Bench(bench::Options),
     /// Formatting, lints, licences, sources, advisories and house rules.
     Check(check::Options),
     /// Starts a cluster on loopback and walks the whole path with the real programs.
@@ -54,6 +58,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
+        Command::Bench(options) => bench::run(&options),
         Command::Check(options) => check::run(&options),
         Command::Demo(options) => demo::run(&options),
         Command::Janitor(options) => demo::clean_up(&options),

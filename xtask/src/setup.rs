@@ -1,6 +1,6 @@
 //! Installs what a command needs and is missing, and says nothing when nothing is. Debian packages by apt-get, Python
-//! peers into a virtual environment below the build folder, cargo-deny by cargo. Does not touch services: no test or
-//! demo uses a system-wide one. Run by `demo`, `test` and `check` before their own work.
+//! peers into virtual environments below the build folder, cargo-deny by cargo. Does not touch services: nothing here
+//! uses a system-wide one, and those of new packages are not started. Run by the other commands before their own work.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -22,6 +22,7 @@ pub(crate) struct Options {
 /// What to prepare for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Purpose {
+    Bench,
     Check,
     Demo,
     Test,
@@ -30,7 +31,7 @@ pub(crate) enum Purpose {
 pub(crate) fn run(options: &Options) -> Result<()> {
     let purposes = match options.purpose {
         Some(purpose) => vec![purpose],
-        None => vec![Purpose::Demo, Purpose::Test, Purpose::Check],
+        None => vec![Purpose::Demo, Purpose::Test, Purpose::Check, Purpose::Bench],
     };
     purposes.into_iter().try_for_each(prepare)
 }
@@ -38,6 +39,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 /// Makes sure that everything `purpose` needs is there.
 pub(crate) fn prepare(purpose: Purpose) -> Result<()> {
     match purpose {
+        Purpose::Bench => {
+            packages(DEMO)?;
+            packages(BENCH)?;
+            python_packages("bench-requirements.txt", &bench_environment())
+        }
         Purpose::Check => {
             toolchain_components()?;
             cargo_deny()
@@ -46,7 +52,7 @@ pub(crate) fn prepare(purpose: Purpose) -> Result<()> {
         Purpose::Test => {
             packages(DEMO)?;
             packages(TEST)?;
-            python_peers()
+            python_packages("requirements.txt", &python_environment())
         }
     }
 }
@@ -58,6 +64,8 @@ struct Package {
 }
 
 enum Probe {
+    /// This file.
+    File(&'static str),
     /// All of these programs.
     Programs(&'static [&'static str]),
     /// Debian's own Python can make virtual environments.
@@ -71,6 +79,24 @@ const DEMO: &[Package] = &[
     },
     // In Debian's base system; the demo's terminals come from it.
     Package { name: "bsdutils", probe: Probe::Programs(&["script"]) },
+];
+
+const BENCH: &[Package] = &[
+    Package { name: "haproxy", probe: Probe::Programs(&["haproxy"]) },
+    Package { name: "hitch", probe: Probe::Programs(&["hitch"]) },
+    // For checking our load generators.
+    Package { name: "iperf3", probe: Probe::Programs(&["iperf3"]) },
+    Package {
+        name: "libnginx-mod-stream",
+        probe: Probe::File("/usr/lib/nginx/modules/ngx_stream_module.so"),
+    },
+    Package { name: "nginx", probe: Probe::Programs(&["nginx"]) },
+    Package { name: "openssh-server", probe: Probe::Programs(&["sshd"]) },
+    Package { name: "python3-venv", probe: Probe::PythonVenv },
+    Package { name: "stunnel4", probe: Probe::Programs(&["stunnel4"]) },
+    // In Debian's base system: chrt, setpriv, taskset.
+    Package { name: "util-linux", probe: Probe::Programs(&["chrt", "setpriv", "taskset"]) },
+    Package { name: "wrk", probe: Probe::Programs(&["wrk"]) },
 ];
 
 const TEST: &[Package] = &[
@@ -107,7 +133,8 @@ fn packages(wanted: &[Package]) -> Result<()> {
     apt(prefix, &["update", "-qq"])?;
     let mut arguments = vec!["install", "-qq", "-y", "--no-install-recommends"];
     arguments.extend(&missing);
-    apt(prefix, &arguments)?;
+    let installed = without_services(prefix, || apt(prefix, &arguments))?;
+    installed?;
     match wanted.iter().find(|p| !present(&p.probe)) {
         None => Ok(()),
         Some(package) => {
@@ -118,6 +145,7 @@ fn packages(wanted: &[Package]) -> Result<()> {
 
 fn present(probe: &Probe) -> bool {
     match probe {
+        Probe::File(path) => Path::new(path).is_file(),
         Probe::Programs(names) => names.iter().all(|name| find_program(name).is_some()),
         Probe::PythonVenv => {
             process::output(Command::new(PYTHON).args(["-c", "import ensurepip, venv"]))
@@ -166,15 +194,47 @@ fn apt(prefix: &[&str], arguments: &[&str]) -> Result<()> {
     Ok(())
 }
 
+/// What Debian's packages ask before they start a service that they bring.
+const SERVICE_POLICY: &str = "/usr/sbin/policy-rc.d";
+
+/// Installs something without starting the services in it. A policy that the machine has already is its own business.
+fn without_services<T>(prefix: &[&str], install: impl FnOnce() -> T) -> Result<T> {
+    if Path::new(SERVICE_POLICY).exists() {
+        return Ok(install());
+    }
+    let run = |script: &str| {
+        let words = [prefix, &["sh", "-c", script]].concat();
+        let (program, rest) = words.split_first().context("no command")?;
+        captured(Command::new(program).args(rest))
+    };
+    // 101: action forbidden.
+    run(&format!(
+        "printf '#!/bin/sh\\nexit 101\\n' >{SERVICE_POLICY} && chmod 755 {SERVICE_POLICY}"
+    ))?;
+    let installed = install();
+    run(&format!("rm {SERVICE_POLICY}"))?;
+    Ok(installed)
+}
+
 /// Where the tests find the Python peers.
 pub(crate) fn python_environment() -> PathBuf {
     crate::target_dir().join("peers/venv")
 }
 
-fn python_peers() -> Result<()> {
-    let list = crate::root().join("xtask/peers/requirements.txt");
-    let wanted = fs::read_to_string(&list).context("xtask/peers/requirements.txt")?;
-    let environment = python_environment();
+fn bench_environment() -> PathBuf {
+    crate::target_dir().join("peers/bench-venv")
+}
+
+/// Where the bench finds Envoy.
+pub(crate) fn envoy() -> PathBuf {
+    bench_environment().join("bin/envoy")
+}
+
+/// Makes a virtual environment with what a list in `xtask/peers` pins.
+fn python_packages(list: &str, environment: &Path) -> Result<()> {
+    let list = crate::root().join("xtask/peers").join(list);
+    let wanted =
+        fs::read_to_string(&list).with_context(|| format!("cannot read {}", list.display()))?;
     let stamp = environment.join("installed-requirements.txt");
     if fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted) {
         return Ok(());
@@ -183,7 +243,7 @@ fn python_peers() -> Result<()> {
         wanted.lines().filter(|l| !l.starts_with('#') && !l.is_empty()).collect();
     println!("setup: installing {} into {}", pinned.join(", "), environment.display());
     let mut venv = Command::new(PYTHON);
-    venv.args(["-m", "venv", "--clear"]).arg(&environment);
+    venv.args(["-m", "venv", "--clear"]).arg(environment);
     captured(&mut venv)?;
     let mut pip = Command::new(environment.join("bin/python"));
     pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement"]);
@@ -243,10 +303,13 @@ mod tests {
 
     #[test]
     fn python_peers_are_pinned() {
-        let list = fs::read_to_string(crate::root().join("xtask/peers/requirements.txt")).unwrap();
-        let pins: Vec<&str> =
-            list.lines().filter(|l| !l.starts_with('#') && !l.is_empty()).collect();
-        assert!(!pins.is_empty());
-        assert!(pins.iter().all(|pin| pin.contains("==")), "{pins:?}");
+        for list in ["requirements.txt", "bench-requirements.txt"] {
+            let path = crate::root().join("xtask/peers").join(list);
+            let list = fs::read_to_string(path).unwrap();
+            let pins: Vec<&str> =
+                list.lines().filter(|l| !l.starts_with('#') && !l.is_empty()).collect();
+            assert!(!pins.is_empty());
+            assert!(pins.iter().all(|pin| pin.contains("==")), "{pins:?}");
+        }
     }
 }
