@@ -6,11 +6,17 @@
 //! - [`leg`]: one side of a stream
 //! - [`copy`]: both directions of a stream, until its end
 //! - [`pool`]: buffers, held only while data is moving
-#![forbid(unsafe_code)]
+//! - [`ktls`]: keys and control records of kernel TLS; nothing here uses it yet
+//! - `sys`: the only `unsafe`
+#![deny(unsafe_code)]
 
 mod copy;
+pub mod ktls;
 mod leg;
 mod pool;
+mod sys {
+    pub(crate) mod ktls;
+}
 
 use std::collections::HashMap;
 use std::io;
