@@ -9,7 +9,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::process;
+use crate::{kernel_test, process};
 
 /// Arguments of `cargo xtask setup`.
 #[derive(Debug, clap::Args)]
@@ -24,13 +24,14 @@ pub(crate) struct Options {
 pub(crate) enum Purpose {
     Check,
     Demo,
+    KernelTest,
     Test,
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     let purposes = match options.purpose {
         Some(purpose) => vec![purpose],
-        None => vec![Purpose::Demo, Purpose::Test, Purpose::Check],
+        None => vec![Purpose::Demo, Purpose::Test, Purpose::KernelTest, Purpose::Check],
     };
     purposes.into_iter().try_for_each(prepare)
 }
@@ -43,6 +44,10 @@ pub(crate) fn prepare(purpose: Purpose) -> Result<()> {
             cargo_deny()
         }
         Purpose::Demo => packages(DEMO),
+        Purpose::KernelTest => {
+            packages(KERNEL_TEST)?;
+            kernel_test::fetch_all()
+        }
         Purpose::Test => {
             packages(DEMO)?;
             packages(TEST)?;
@@ -71,6 +76,17 @@ const DEMO: &[Package] = &[
     },
     // In Debian's base system; the demo's terminals come from it.
     Package { name: "bsdutils", probe: Probe::Programs(&["script"]) },
+];
+
+const KERNEL_TEST: &[Package] = &[
+    // The guest's shell and modprobe.
+    Package { name: "busybox-static", probe: Probe::Programs(&["busybox"]) },
+    Package { name: "kmod", probe: Probe::Programs(&["depmod"]) },
+    // The tests' peer, inside the guest.
+    Package { name: "openssl", probe: Probe::Programs(&["openssl"]) },
+    Package { name: "qemu-system-x86", probe: Probe::Programs(&["qemu-system-x86_64"]) },
+    // Debian's kernels have compressed modules.
+    Package { name: "xz-utils", probe: Probe::Programs(&["xz"]) },
 ];
 
 const TEST: &[Package] = &[
@@ -127,7 +143,7 @@ fn present(probe: &Probe) -> bool {
 }
 
 /// On the path, or where Debian keeps what an ordinary user's path leaves out.
-fn find_program(name: &str) -> Option<PathBuf> {
+pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let system = ["/usr/sbin", "/sbin"].map(PathBuf::from);
     std::env::split_paths(&path).chain(system).map(|dir| dir.join(name)).find(|file| file.is_file())
