@@ -12,11 +12,14 @@
 //! - [`direction`]: small copies, then splices through [`pipes`], and back; between two
 //! - [`port`]s: sockets, with [`tls`] over them or not; through a [`chunk`]
 //!
+//! Where the kernel does TLS for bulk, a port gives it the keys by [`ktls`].
+//!
 //! A leg that is no socket (an SSH channel) is moved by tokio: [`copy`] with buffers of [`pool`].
 
 mod chunk;
 mod copy;
 mod direction;
+pub mod ktls;
 mod ladder;
 mod leg;
 mod pipes;
