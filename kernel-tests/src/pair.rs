@@ -237,8 +237,7 @@ pub(crate) fn handshake(
         Role::Server => {
             let far = ClientConnection::new(client_config(suite), name).unwrap();
             let mut far = unbounded(Connection::Client(far));
-            let mut near =
-                UnbufferedServerConnection::new(server_config(suite, tickets)).unwrap();
+            let mut near = UnbufferedServerConnection::new(server_config(suite, tickets)).unwrap();
             in_memory(&mut far, |incoming, outgoing| {
                 advance(near.process_tls_records(incoming), outgoing)
             });

@@ -27,10 +27,7 @@ impl Pipe {
     /// a socket with nothing to read.
     pub(crate) fn fill(&self, from: &TcpStream, length: usize) -> io::Result<usize> {
         let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
-        retry(
-            || readable(from),
-            || Ok(splice(from, None, &self.write, None, length, flags)?),
-        )
+        retry(|| readable(from), || Ok(splice(from, None, &self.write, None, length, flags)?))
     }
 
     /// Gives so many bytes, all of which are in the pipe, to a socket. With `more`, bytes that are to fill a record follow.
@@ -38,10 +35,8 @@ impl Pipe {
         let mut flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
         flags.set(SpliceFlags::MORE, more);
         while length > 0 {
-            length -= retry(
-                || writable(to),
-                || Ok(splice(&self.read, None, to, None, length, flags)?),
-            )?;
+            length -=
+                retry(|| writable(to), || Ok(splice(&self.read, None, to, None, length, flags)?))?;
         }
         Ok(())
     }

@@ -32,13 +32,9 @@ pub(crate) enum Purpose {
 pub(crate) fn run(options: &Options) -> Result<()> {
     let purposes = match options.purpose {
         Some(purpose) => vec![purpose],
-        None => vec![
-            Purpose::Demo,
-            Purpose::Test,
-            Purpose::KernelTest,
-            Purpose::Check,
-            Purpose::Bench,
-        ],
+        None => {
+            vec![Purpose::Demo, Purpose::Test, Purpose::KernelTest, Purpose::Check, Purpose::Bench]
+        }
     };
     purposes.into_iter().try_for_each(prepare)
 }

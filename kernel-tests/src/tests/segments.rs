@@ -4,9 +4,7 @@
 use std::net::{Shutdown, TcpStream};
 use std::thread;
 
-use relay::ktls::{
-    self, Alert, Suite, alert_description, content_type, encode_alert, parse_alert,
-};
+use relay::ktls::{self, Alert, Suite, alert_description, content_type, encode_alert, parse_alert};
 use rustix::net::{SendFlags, send};
 
 use crate::pair::{Far, Near, Role, pair};

@@ -173,8 +173,8 @@ impl<Pipe> Direction<Pipe> {
         kit: &mut Kit<impl Lender<Pipe>>,
     ) -> io::Result<usize> {
         if self.run >= BULK_AFTER
-            && reader.prepare_splice_in()
             && writer.prepare_splice_out()
+            && reader.prepare_splice_in()
             && let Some(pipe) = kit.pipes.lend()
         {
             return self.splice(reader, pipe, kit);
@@ -219,6 +219,11 @@ impl<Pipe> Direction<Pipe> {
             }
             Err(error) => {
                 kit.pipes.give_back(pipe);
+                if error.kind() == io::ErrorKind::InvalidInput {
+                    // Not for a pipe, but there: a control record of kernel TLS. A read takes it.
+                    self.run = 0;
+                    return Err(io::ErrorKind::Interrupted.into());
+                }
                 Err(error)
             }
         }

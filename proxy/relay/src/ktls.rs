@@ -31,7 +31,7 @@ use rustls::ConnectionTrafficSecrets;
 
 use crate::sys::ktls as sys;
 
-pub use self::keys::Suite;
+pub use self::keys::{Keys, Suite};
 pub use self::probe::{Features, Suites, Support, probe};
 pub use self::records::{
     Alert, HandshakeMessage, HandshakeMessages, Malformed, alert_description, content_type,
@@ -127,6 +127,16 @@ fn set(
     sys::set_crypto_info(socket, direction, info.as_bytes())
 }
 
+/// [`set_tx`] with keys that were kept.
+pub fn set_tx_keys(socket: BorrowedFd<'_>, keys: &Keys, sequence: u64) -> io::Result<()> {
+    sys::set_crypto_info(socket, sys::Direction::Transmit, keys.from(sequence).as_bytes())
+}
+
+/// [`set_rx`] with keys that were kept.
+pub fn set_rx_keys(socket: BorrowedFd<'_>, keys: &Keys, sequence: u64) -> io::Result<()> {
+    sys::set_crypto_info(socket, sys::Direction::Receive, keys.from(sequence).as_bytes())
+}
+
 /// Tells the kernel that this peer pads no records, which saves a copy; one that does costs a second decryption, no error.
 /// After [`set_rx`]. Linux 6.0.
 pub fn set_rx_no_pad(socket: BorrowedFd<'_>) -> io::Result<()> {
@@ -147,11 +157,7 @@ pub fn tx_sequence(socket: BorrowedFd<'_>) -> io::Result<u64> {
 
 /// Sends one record of a type, at most [`RECORD_BYTES_MAX`] long; data that is waiting to fill a record is sent before it.
 /// Linux 4.13. Blocks or not as the socket does.
-pub fn send_record(
-    socket: BorrowedFd<'_>,
-    content_type: u8,
-    payload: &[u8],
-) -> io::Result<usize> {
+pub fn send_record(socket: BorrowedFd<'_>, content_type: u8, payload: &[u8]) -> io::Result<usize> {
     sys::send_record(socket, content_type, payload)
 }
 

@@ -254,7 +254,9 @@ impl Relay {
         limits: Limits,
     ) -> io::Result<Outcome> {
         let handle = &self.handle;
-        let stream = Stream::new(client.into_port()?, target.into_port()?, limits, Instant::now());
+        let features = handle.shared.ladder.kernel_tls();
+        let (client, target) = (client.into_port(features)?, target.into_port(features)?);
+        let stream = Stream::new(client, target, limits, Instant::now());
         let number = handle.next_worker.fetch_add(1, Ordering::Relaxed) % handle.workers.len();
         let inbox = handle.workers.get(number).ok_or(io::ErrorKind::NotFound)?;
         handle.shared.enter(id, Mover::Worker(number))?;

@@ -121,9 +121,7 @@ fn append(
     // Both far below 4 GiB: files of a guest that has less memory than that.
     let [size, name_size] = lengths.map(|length| u32::try_from(length).unwrap_or(u32::MAX));
     out.extend(b"070701");
-    for field in
-        [number, mode, uid, gid, links, time, size, 0, 0, major, minor, name_size, check]
-    {
+    for field in [number, mode, uid, gid, links, time, size, 0, 0, major, minor, name_size, check] {
         out.extend(format!("{field:08x}").bytes());
     }
     out.extend(path.bytes());

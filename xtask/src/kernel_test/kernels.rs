@@ -90,7 +90,9 @@ pub(crate) fn fetch_all() -> Result<()> {
 fn fetch(apt: &Apt, wanted: Wanted, offered: &[String]) -> Result<()> {
     let releases = releases(wanted, offered);
     if releases.is_empty() && wanted == Wanted::Rekey {
-        println!("setup: SKIPPED: Debian's archive offers no kernel that can change keys (6.14 or newer)");
+        println!(
+            "setup: SKIPPED: Debian's archive offers no kernel that can change keys (6.14 or newer)"
+        );
         return Ok(());
     }
     let mut reasons = Vec::new();
@@ -144,9 +146,11 @@ fn unpack(apt: &Apt, wanted: Wanted, release: &str, packages: &[String]) -> Resu
     let folder = home().join(wanted.name());
     let (downloads, root) = (folder.join("packages"), folder.join("root"));
     if folder.exists() {
-        fs::remove_dir_all(&folder).with_context(|| format!("cannot empty {}", folder.display()))?;
+        fs::remove_dir_all(&folder)
+            .with_context(|| format!("cannot empty {}", folder.display()))?;
     }
-    fs::create_dir_all(&downloads).with_context(|| format!("cannot make {}", downloads.display()))?;
+    fs::create_dir_all(&downloads)
+        .with_context(|| format!("cannot make {}", downloads.display()))?;
     let mut words = vec!["download", "-qq"];
     words.extend(packages.iter().map(String::as_str));
     captured(apt.command("apt-get", &words).current_dir(&downloads))?;
@@ -168,10 +172,8 @@ fn unpacked(wanted: Wanted, folder: PathBuf, release: String) -> Result<Kernel> 
         let found = paths.find(|path| path.exists());
         found.with_context(|| format!("neither {} in Linux {release}", places.join(" nor ")))
     };
-    let image = first([
-        format!("boot/vmlinuz-{release}"),
-        format!("usr/lib/modules/{release}/vmlinuz"),
-    ])?;
+    let image =
+        first([format!("boot/vmlinuz-{release}"), format!("usr/lib/modules/{release}/vmlinuz")])?;
     let modules = first([
         format!("lib/modules/{release}/kernel"),
         format!("usr/lib/modules/{release}/kernel"),

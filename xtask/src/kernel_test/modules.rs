@@ -97,7 +97,8 @@ mod tests {
             kernel/crypto/gcm.ko.xz: kernel/odd/ghash-generic.ko.xz\n\
             kernel/odd/ghash-generic.ko.xz: kernel/odd/deep.ko.xz\n\
             kernel/odd/deep.ko.xz:\nkernel/net/wireless/radio.ko.xz: kernel/crypto/gcm.ko.xz\n";
-        let aliases = "# Aliases\nalias tcp-ulp-tls tls\nalias crypto-ghash ghash_generic\nalias x radio\n";
+        let aliases =
+            "# Aliases\nalias tcp-ulp-tls tls\nalias crypto-ghash ghash_generic\nalias x radio\n";
         let modules = choose(dependencies, aliases);
         let paths: Vec<&str> = modules.paths.iter().map(String::as_str).collect();
         assert_eq!(

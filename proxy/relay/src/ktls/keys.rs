@@ -95,6 +95,36 @@ const _: () = {
     assert!(HEADER_BYTES == 4);
 };
 
+/// A direction's key and nonce base, to be given to the kernel later; zeroed when dropped, never printed.
+pub struct Keys(CryptoInfo);
+
+impl std::fmt::Debug for Keys {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str("Keys")
+    }
+}
+
+impl Keys {
+    /// `None`: of a cipher that the kernel does not know.
+    pub fn of(secrets: &ConnectionTrafficSecrets) -> Option<Self> {
+        CryptoInfo::new(secrets, 0).map(Self)
+    }
+
+    /// The cipher.
+    pub fn suite(&self) -> Option<Suite> {
+        suite_in(*self.0.as_bytes().first_chunk()?)
+    }
+
+    /// As the kernel wants them, from the record with this number on.
+    pub(super) fn from(&self, sequence: u64) -> CryptoInfo {
+        let mut info = CryptoInfo { bytes: self.0.bytes.clone(), length: self.0.length };
+        if let Some(last) = info.as_bytes_mut().last_chunk_mut::<SEQUENCE_BYTES>() {
+            *last = sequence.to_be_bytes();
+        }
+        info
+    }
+}
+
 /// The structure's bytes; zeroed when dropped, never printed.
 pub(super) struct CryptoInfo {
     bytes: Zeroizing<[u8; INFO_BYTES_MAX]>,

@@ -13,6 +13,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use crate::Limits;
 use crate::chunk::Chunk;
 use crate::direction::Side as _;
+use crate::ktls::Features;
 use crate::port::Port;
 use crate::service::{Given, Next, OpeningFault, Place, Service};
 use crate::tls::session::Outgoing;
@@ -28,7 +29,7 @@ pub(crate) struct Opening {
     /// What came so far.
     bytes: Vec<u8>,
     phase: Phase,
-    keep_keys: bool,
+    features: Option<Features>,
 }
 
 enum Phase {
@@ -75,14 +76,14 @@ impl Opening {
         service: Arc<dyn Service>,
         place: Place,
         now: Instant,
-        keep_keys: bool,
+        features: Option<Features>,
     ) -> Self {
         let deadline = now + service.within();
         let mut port = Port::plain(socket, Bytes::new());
         // The first event says when there is something.
         port.wait_for_event();
         let (bytes, phase) = (Vec::new(), Phase::Asking);
-        Self { port, from, service, deadline, place, bytes, phase, keep_keys }
+        Self { port, from, service, deadline, place, bytes, phase, features }
     }
 
     /// Whether there may be something to read that nobody has been told of.
@@ -185,7 +186,7 @@ impl Opening {
                 };
                 Step::Give(self.service, Box::new(given))
             }
-            Next::Terminate(config) => match Handshake::new(config, self.keep_keys) {
+            Next::Terminate(config) => match Handshake::new(config, self.features.is_some()) {
                 Ok(mut handshake) => match handshake.feed(&std::mem::take(&mut self.bytes)) {
                     Ok(done) => self.shaken(Box::new(handshake), done),
                     Err(fault) => self.refused(handshake, fault.into()),
@@ -299,7 +300,7 @@ impl Opening {
             None => Port::plain(socket, Bytes::from(self.bytes)),
             Some(established) => {
                 let Established { session, incoming, outgoing, .. } = *established;
-                Port::tls(socket, session, incoming, outgoing)
+                Port::tls(socket, session, incoming, outgoing, self.features)
             }
         };
         Step::Relay(Box::new(Ready {

@@ -256,8 +256,8 @@ impl Worker {
             Ok(None) | Err(_) => return,
         };
         let Some(place) = service.admit(from) else { return };
-        let keep_keys = self.shared.ladder.uses_ktls();
-        let opening = Opening::new(socket, from, service, place, self.now, keep_keys);
+        let features = self.shared.ladder.kernel_tls();
+        let opening = Opening::new(socket, from, service, place, self.now, features);
         let who = self.insert();
         let Some(entry) = live(&mut self.table, who) else { return };
         let key = Key::new(Kind::Client, who.0, who.1);

@@ -1,6 +1,9 @@
 //! The system calls of kernel TLS that no safe crate has: four socket options and two forms of control message. Owns
 //! pointers and lengths, nothing else: what the bytes mean is [`crate::ktls`]'s, the only caller.
-#![expect(unsafe_code, reason = "TLS socket options and control messages have no safe wrapper in our crates")]
+#![expect(
+    unsafe_code,
+    reason = "TLS socket options and control messages have no safe wrapper in our crates"
+)]
 
 use std::ffi::c_int;
 use std::io;
@@ -166,9 +169,8 @@ fn set(socket: BorrowedFd<'_>, level: c_int, name: c_int, value: &[u8]) -> io::R
     let length = length(value.len())?;
     // SAFETY: `socket` is open for the whole call. `value` is valid for reads of `length` bytes; the options of this
     // file have no pointers inside, so the kernel copies those bytes and looks at nothing else.
-    let result = unsafe {
-        libc::setsockopt(socket.as_raw_fd(), level, name, value.as_ptr().cast(), length)
-    };
+    let result =
+        unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, value.as_ptr().cast(), length) };
     check(result as isize).map(drop)
 }
 
