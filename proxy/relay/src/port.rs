@@ -46,6 +46,30 @@ impl Port {
         Self { tls: Some(Box::new(tls)), ..Self::plain(socket, Bytes::new()) }
     }
 
+    /// From another process; `tls` says, with the keys in the kernel, which ends have been said.
+    pub(crate) fn moved(socket: OwnedFd, pending: Bytes, tls: Option<(bool, bool)>) -> Self {
+        let tls = tls.map(|(peer, ours)| Box::new(TlsPort::in_kernel(peer, ours)));
+        Self { tls, ..Self::plain(socket, pending) }
+    }
+
+    /// What another process must know beside the socket; none where that is not enough for it. With TLS, the keys go to
+    /// the kernel now if they can.
+    pub(crate) fn make_movable(&mut self) -> bool {
+        if let Some(tls) = &mut self.tls {
+            tls.offload_receive(&self.socket);
+            tls.offload_transmit(&mut self.socket);
+        }
+        self.movable().is_some()
+    }
+
+    /// See [`Port::make_movable`].
+    pub(crate) fn movable(&self) -> Option<Option<(bool, bool)>> {
+        match &self.tls {
+            None => Some(None),
+            Some(tls) => tls.movable().map(Some),
+        }
+    }
+
     /// With bytes that were read, and opened, before.
     pub(crate) fn with_pending(self, pending: Bytes) -> Self {
         Self { pending, ..self }

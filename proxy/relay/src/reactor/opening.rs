@@ -43,6 +43,7 @@ enum Phase {
         established: Option<Box<Established>>,
         limits: Limits,
         place: Option<Place>,
+        tag: Bytes,
     },
 }
 
@@ -65,6 +66,7 @@ pub(crate) struct Ready {
     pub(crate) target: Port,
     pub(crate) limits: Limits,
     pub(crate) place: Option<Place>,
+    pub(crate) tag: Bytes,
     pub(crate) from: SocketAddr,
     pub(crate) service: Arc<dyn Service>,
 }
@@ -193,7 +195,9 @@ impl Opening {
                 },
                 Err(fault) => Step::Failed(self, fault.into()),
             },
-            Next::Dial { to, limits, place } => self.dial(to, limits, place, established),
+            Next::Dial { to, limits, place, tag } => {
+                self.dial(to, (limits, place, tag), established)
+            }
         }
     }
 
@@ -259,13 +263,12 @@ impl Opening {
     fn dial(
         mut self,
         to: SocketAddr,
-        limits: Limits,
-        place: Option<Place>,
+        (limits, place, tag): (Limits, Option<Place>, Bytes),
         established: Option<Box<Established>>,
     ) -> Step {
         match connect(to) {
             Ok((target, connected)) => {
-                self.phase = Phase::Connecting { target, established, limits, place };
+                self.phase = Phase::Connecting { target, established, limits, place, tag };
                 if connected {
                     return self.relay();
                 }
@@ -292,7 +295,7 @@ impl Opening {
 
     fn relay(mut self) -> Step {
         let phase = std::mem::replace(&mut self.phase, Phase::Asking);
-        let Phase::Connecting { target, established, limits, place } = phase else {
+        let Phase::Connecting { target, established, limits, place, tag } = phase else {
             return Step::Waits(self);
         };
         let (socket, _) = self.port.into_parts();
@@ -308,6 +311,7 @@ impl Opening {
             target: Port::plain(target, Bytes::new()),
             limits,
             place,
+            tag,
             from: self.from,
             service: self.service,
         }))
