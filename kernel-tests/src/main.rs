@@ -1,6 +1,6 @@
 //! Tests that need a kernel which the developer's machine may not have. `cargo xtask kernel-test` boots Debian's kernels
 //! and runs this program in each; on a machine with kernel TLS it runs as it is. One line per test; exit code 0 where all
-//! passed. Names on the command line, or in `kernel_tests=` on the kernel's, choose tests by parts of their names.
+//! passed that are for this kernel. Names on the command line, or in `kernel_tests=` on the kernel's, choose tests by parts of their names.
 //!
 //! - [`tests`]: the tests, a file for each matter
 //! - [`pair`]: a connection with kernel TLS at the near end and rustls in user space at the far one
@@ -11,8 +11,8 @@
 #![forbid(unsafe_code)]
 #![expect(
     clippy::unwrap_used,
-    clippy::expect_used,
     clippy::indexing_slicing,
+    clippy::wildcard_enum_match_arm,
     reason = "a test program: what goes wrong ends the test with a message"
 )]
 
@@ -53,7 +53,7 @@ fn main() -> ExitCode {
         let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
         said.push(info.to_string().replace('\n', " "));
     }));
-    let (mut passed, mut failed) = (0_u32, 0_u32);
+    let (mut passed, mut failed, mut left_out) = (0_u32, 0_u32, 0_u32);
     for test in tests::all() {
         let name = test.name.strip_prefix("kernel_tests::tests::").unwrap_or(test.name);
         if !chosen.is_empty() && !chosen.iter().any(|part| name.contains(part.as_str())) {
@@ -63,6 +63,10 @@ fn main() -> ExitCode {
             Verdict::Passed(took) => {
                 passed += 1;
                 println!("ok {name} ({:.1} s)", took.as_secs_f32());
+            }
+            Verdict::NotHere(why) => {
+                left_out += 1;
+                println!("left out {name}: {why}");
             }
             Verdict::Failed(why) => {
                 failed += 1;
@@ -75,7 +79,7 @@ fn main() -> ExitCode {
             }
         }
     }
-    println!("kernel-tests: {passed} passed, {failed} failed");
+    println!("kernel-tests: {passed} passed, {failed} failed, {left_out} left out");
     if failed == 0 && passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
@@ -94,6 +98,7 @@ enum Verdict {
     Passed(Duration),
     Failed(String),
     Hung,
+    NotHere(String),
 }
 
 /// More than the longest test takes in an emulated machine that has half a core.
@@ -103,6 +108,8 @@ const TEST_TIMEOUT: Duration = Duration::from_secs(120);
 static SAID: Mutex<Vec<String>> = Mutex::new(Vec::new());
 /// What the test is at; see [`at`].
 static CASE: Mutex<String> = Mutex::new(String::new());
+/// Why a test is not for this kernel; see [`not_here`].
+static NOT_HERE: Mutex<Option<String>> = Mutex::new(None);
 
 fn run(test: &'static Test) -> Verdict {
     SAID.lock().unwrap_or_else(PoisonError::into_inner).clear();
@@ -114,7 +121,10 @@ fn run(test: &'static Test) -> Verdict {
         over.send(done.is_ok()).ok();
     });
     match end.recv_timeout(TEST_TIMEOUT) {
-        Ok(true) => Verdict::Passed(started.elapsed()),
+        Ok(true) => match NOT_HERE.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            Some(why) => Verdict::NotHere(why),
+            None => Verdict::Passed(started.elapsed()),
+        },
         Ok(false) => {
             let said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
             let first = said.first().map_or("no word", String::as_str);
@@ -127,6 +137,11 @@ fn run(test: &'static Test) -> Verdict {
 /// Says which of its cases a test is at, for its line when it fails.
 pub(crate) fn at(case: impl Into<String>) {
     *CASE.lock().unwrap_or_else(PoisonError::into_inner) = case.into();
+}
+
+/// Says that a test has nothing to test on this kernel; to be returned after.
+pub(crate) fn not_here(why: &str) {
+    *NOT_HERE.lock().unwrap_or_else(PoisonError::into_inner) = Some(why.to_owned());
 }
 
 fn case() -> String {

@@ -19,24 +19,26 @@ use crate::waiting::{WAIT, read_exactly, write_all};
 /// `openssl s_server` or `s_client`; ended when dropped.
 pub(crate) struct OpenSsl(Child);
 
-/// What else the program does with its standard input.
+/// How the program behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Input {
-    /// Nothing: all of it is data.
+pub(crate) enum Manner {
+    /// All of its standard input is data.
     Data,
-    /// A line that begins with K or k changes keys.
+    /// As [`Manner::Data`]; its records are padded.
+    Padded,
+    /// A line of standard input that begins with K changes keys, and asks for a change of ours.
     Commands,
 }
 
 /// A connection with OpenSSL, the near end of which plays `role`.
-pub(crate) fn connect(role: Role, suite: Suite, input: Input) -> (Near, OpenSsl) {
+pub(crate) fn connect(role: Role, suite: Suite, manner: Manner) -> (Near, OpenSsl) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     match role {
         Role::Client => {
             // The program wants the port for itself.
             drop(listener);
-            let far = OpenSsl::start("s_server", &["-accept", &address], suite, input);
+            let far = OpenSsl::start("s_server", &["-accept", &address], suite, manner);
             let started = Instant::now();
             let socket = loop {
                 match TcpStream::connect(&address) {
@@ -48,7 +50,7 @@ pub(crate) fn connect(role: Role, suite: Suite, input: Input) -> (Near, OpenSsl)
             (near(socket, role, suite), far)
         }
         Role::Server => {
-            let far = OpenSsl::start("s_client", &["-connect", &address], suite, input);
+            let far = OpenSsl::start("s_client", &["-connect", &address], suite, manner);
             crate::waiting::readable(&listener);
             (near(listener.accept().unwrap().0, role, suite), far)
         }
@@ -56,7 +58,7 @@ pub(crate) fn connect(role: Role, suite: Suite, input: Input) -> (Near, OpenSsl)
 }
 
 impl OpenSsl {
-    fn start(program: &str, arguments: &[&str], suite: Suite, input: Input) -> Self {
+    fn start(program: &str, arguments: &[&str], suite: Suite, manner: Manner) -> Self {
         // Ours are named TLS13_…, OpenSSL's TLS_…
         let suites = format!("{:?}", suite.cipher_suite()).replace("TLS13", "TLS");
         let mut command = Command::new("/usr/bin/openssl");
@@ -64,8 +66,10 @@ impl OpenSsl {
         if program == "s_server" {
             command.arg("-cert").arg(pem_file()).arg("-key").arg(pem_file());
         }
-        if input == Input::Data {
-            command.arg("-quiet");
+        match manner {
+            Manner::Commands => {}
+            Manner::Data => _ = command.arg("-quiet"),
+            Manner::Padded => _ = command.args(["-quiet", "-record_padding", "512"]),
         }
         command.env("OPENSSL_CONF", "/dev/null");
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());

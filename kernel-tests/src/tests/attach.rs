@@ -14,11 +14,16 @@ crate::tests![
     sequence_numbers_are_counted,
 ];
 
-/// Whether this kernel can change keys, by its version.
-pub(super) fn can_rekey() -> bool {
+/// Major and minor version.
+pub(super) fn kernel() -> (u32, u32) {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     let mut numbers = release.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
-    (numbers.next().unwrap(), numbers.next().unwrap()) >= (6, 14)
+    (numbers.next().unwrap(), numbers.next().unwrap())
+}
+
+/// Whether this kernel can change keys, by its version.
+pub(super) fn can_rekey() -> bool {
+    kernel() >= (6, 14)
 }
 
 fn the_probe_finds_what_the_kernel_has() {

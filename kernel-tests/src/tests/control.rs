@@ -10,6 +10,7 @@ use relay::ktls::{
 use crate::pair::{Near, Role, each, pair, pair_with_tickets};
 use crate::random::Random;
 use crate::splice::{CHUNK, Pipe, gather};
+use crate::waiting::{readable, retry};
 
 crate::tests![
     a_splice_stops_at_an_alert,
@@ -111,9 +112,9 @@ fn a_long_control_record_comes_in_parts() {
     far.write(b"data");
     let mut parts = Vec::new();
     while parts.len() < body.len() {
-        crate::waiting::readable(&near.socket);
         let mut buffer = [0; 5000];
-        let (kind, length) = ktls::recv_record(near.fd(), &mut buffer).unwrap();
+        let receive = || ktls::recv_record(near.fd(), &mut buffer);
+        let (kind, length) = retry(|| readable(near.fd()), receive).unwrap();
         assert_eq!(kind, content_type::HANDSHAKE);
         parts.extend_from_slice(&buffer[..length]);
     }
@@ -126,22 +127,27 @@ fn tickets_of_rustls_are_taken() {
         crate::at(suite.name());
         let (mut near, mut far) = pair_with_tickets(suite, 2);
         far.send(b"data");
-        let mut tickets = 0;
-        while tickets < 2 {
-            let (before, end) = gather(&near.socket);
-            assert!(before.is_empty());
-            assert_eq!(end.unwrap_err().raw_os_error(), Some(libc::EINVAL));
-            let (kind, record) = near.receive_record().unwrap();
-            assert_eq!(kind, content_type::HANDSHAKE);
-            for message in handshake_messages(&record) {
-                match message.unwrap() {
-                    HandshakeMessage::NewSessionTicket(ticket) => near.keys().take_ticket(ticket),
-                    other => panic!("{other:?}"),
-                }
-                tickets += 1;
-            }
-        }
+        take_tickets(&mut near, 2);
         assert_eq!(near.read_exactly(4), b"data");
+    }
+}
+
+/// Takes the tickets that the stream is at.
+pub(super) fn take_tickets(near: &mut Near, count: usize) {
+    let mut taken = 0;
+    while taken < count {
+        let (before, end) = gather(&near.socket);
+        assert!(before.is_empty(), "{} bytes before a ticket", before.len());
+        assert_eq!(end.unwrap_err().raw_os_error(), Some(libc::EINVAL));
+        let (kind, record) = near.receive_record().unwrap();
+        assert_eq!(kind, content_type::HANDSHAKE);
+        for message in handshake_messages(&record) {
+            match message.unwrap() {
+                HandshakeMessage::NewSessionTicket(ticket) => near.keys().take_ticket(ticket),
+                other => panic!("{other:?}"),
+            }
+            taken += 1;
+        }
     }
 }
 
@@ -149,8 +155,9 @@ fn alerts_reach_rustls() {
     each(|role, suite| {
         let (near, mut far) = pair(role, suite);
         near.write(b"data");
-        near.send_record(content_type::ALERT, &encode_alert(alert_description::INTERNAL_ERROR));
+        // rustls gives out nothing more once it has read an alert.
         assert_eq!(far.receive_exactly(4), b"data");
+        near.send_record(content_type::ALERT, &encode_alert(alert_description::INTERNAL_ERROR));
         let error = far.receive(&mut [0; 10]).unwrap_err();
         assert!(error.to_string().contains("InternalError"), "{error}");
     });
@@ -210,8 +217,8 @@ fn check_records(near: &Near, records: &[(u8, Vec<u8>)], random: &mut Random) {
                 2 if data => got.extend(near.read_exactly(room)),
                 _ if data => {
                     let mut buffer = vec![0; room];
-                    crate::waiting::readable(&near.socket);
-                    let (kind, length) = ktls::recv_record(near.fd(), &mut buffer).unwrap();
+                    let receive = || ktls::recv_record(near.fd(), &mut buffer);
+                    let (kind, length) = retry(|| readable(near.fd()), receive).unwrap();
                     assert_eq!(kind, content_type::APPLICATION_DATA);
                     got.extend_from_slice(&buffer[..length]);
                 }

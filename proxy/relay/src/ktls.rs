@@ -5,16 +5,23 @@
 //! The order of a hand-over: handshake and tickets in user space, everything flushed; [`attach`]; [`set_tx`]; and where the
 //! direction is going to be spliced, [`set_rx`] at the first record that was not decrypted in user space.
 //!
-//! What the kernels do afterwards, which no manual page says:
+//! What the kernels do afterwards, which no manual page says (Linux 6.1, 6.12 and 7.3):
 //! - At a record that is no data, `splice(2)` gives EINVAL and `recv` EIO: [`recv_record`] then has it. Data that lies
-//!   before it is given out first. `splice(2)` also gives EINVAL for a record whose header is broken: there
-//!   [`recv_record`] fails in its turn.
+//!   before it is given out first.
+//! - A broken header gives EINVAL too, or EBADMSG or EMSGSIZE, and that once; afterwards there may be silence. So where
+//!   [`recv_record`] has nothing (EAGAIN) after an EINVAL, the stream is broken: waiting for it would be for ever.
+//! - Linux 6.1 polls readable for half a record, of which reads and splices have nothing (EAGAIN); 6.12 and 7.3 do not.
+//!   Polling by level spins there.
 //! - A record that does not decrypt gives EBADMSG, for this read and all later ones.
 //! - The end of the stream without a close_notify is an end like any other, in the middle of a record too: a reader that
 //!   saw no [`Alert::CloseNotify`] was cut off.
-//! - Once the peer has changed keys, reads give EKEYEXPIRED (Linux 6.14 and newer) until [`set_rx`] was called with the
-//!   new ones. Older kernels refuse new keys with EBUSY, and give EBADMSG for what comes next.
-//! - MSG_ZEROCOPY and (for writes) MSG_WAITALL are refused with EOPNOTSUPP.
+//! - After a reset, reading gives ECONNRESET once, but writes and splices go on to be taken and lead nowhere. Who only
+//!   writes learns it from poll: POLLHUP.
+//! - Once the peer has changed keys, reads give EKEYEXPIRED (Linux 6.14 and newer) and poll is quiet, until [`set_rx`] was
+//!   called with the new ones. Older kernels refuse new keys with EBUSY, and give EBADMSG for what comes next.
+//! - `SPLICE_F_MORE` holds a record back until it is full since Linux 6.5; before, each splice ends a record.
+//! - MSG_ZEROCOPY, and for writes MSG_WAITALL, are refused with EOPNOTSUPP.
+//! - rustls asks for an answer when it changes keys ([`HandshakeMessage::KeyUpdate`] with `request`).
 //!
 //! - [`keys`]: the structures that carry keys
 //! - [`probe`](mod@probe): what this kernel offers

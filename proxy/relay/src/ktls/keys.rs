@@ -85,9 +85,6 @@ pub(super) const HEADER_BYTES: usize = size_of::<libc::tls_crypto_info>();
 const NONCE_BYTES: usize = 12;
 /// The record's sequence number, big-endian, after everything else.
 const SEQUENCE_BYTES: usize = 8;
-/// The longest of the structures.
-const INFO_BYTES_MAX: usize = size_of::<libc::tls12_crypto_info_aes_gcm_256>();
-
 const _: () = {
     assert!(size_of::<libc::tls12_crypto_info_aes_gcm_128>() == 40);
     assert!(size_of::<libc::tls12_crypto_info_aes_gcm_256>() == 56);
@@ -117,7 +114,7 @@ impl Keys {
 
     /// As the kernel wants them, from the record with this number on.
     pub(super) fn from(&self, sequence: u64) -> CryptoInfo {
-        let mut info = CryptoInfo { bytes: self.0.bytes.clone(), length: self.0.length };
+        let mut info = CryptoInfo(self.0.0.clone());
         if let Some(last) = info.as_bytes_mut().last_chunk_mut::<SEQUENCE_BYTES>() {
             *last = sequence.to_be_bytes();
         }
@@ -125,11 +122,8 @@ impl Keys {
     }
 }
 
-/// The structure's bytes; zeroed when dropped, never printed.
-pub(super) struct CryptoInfo {
-    bytes: Zeroizing<[u8; INFO_BYTES_MAX]>,
-    length: usize,
-}
+/// The structure's bytes; zeroed when dropped, never printed. On the heap and never grown: moving it leaves no copy.
+pub(super) struct CryptoInfo(Zeroizing<Vec<u8>>);
 
 impl CryptoInfo {
     /// From what rustls gives out. `None`: a cipher that we do not know, or parts of a length that it has not.
@@ -151,7 +145,7 @@ impl CryptoInfo {
             return None;
         }
         let mut info = Self::sized_for(suite);
-        let mut left = info.bytes.as_mut_slice();
+        let mut left = info.0.as_mut_slice();
         let header = [libc::TLS_1_3_VERSION.to_ne_bytes(), suite.number().to_ne_bytes()].concat();
         for part in [&header, rest, key, salt, &sequence.to_be_bytes()] {
             left.split_off_mut(..part.len())?.copy_from_slice(part);
@@ -162,15 +156,15 @@ impl CryptoInfo {
     /// Zeroes, to be filled by the kernel.
     pub(super) fn sized_for(suite: Suite) -> Self {
         let length = HEADER_BYTES + NONCE_BYTES + suite.key_bytes() + SEQUENCE_BYTES;
-        Self { bytes: Zeroizing::new([0; INFO_BYTES_MAX]), length }
+        Self(Zeroizing::new(vec![0; length]))
     }
 
     pub(super) fn as_bytes(&self) -> &[u8] {
-        self.bytes.get(..self.length).unwrap_or_default()
+        &self.0
     }
 
     pub(super) fn as_bytes_mut(&mut self) -> &mut [u8] {
-        self.bytes.get_mut(..self.length).unwrap_or_default()
+        &mut self.0
     }
 
     /// The sequence number of the next record.

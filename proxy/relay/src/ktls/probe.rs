@@ -1,6 +1,7 @@
 //! What kernel TLS this machine offers, found by trying it on connections to ourselves. To be run once, at start: it costs
 //! well under a millisecond and three connections on loopback, which it leaves behind closed. Decides nothing.
 
+use std::error::Error;
 use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -66,9 +67,9 @@ pub fn probe() -> Support {
             Err(error) => return no_loopback(&error),
         };
         if let Err(error) = attach(socket.as_fd()) {
-            return Support::Unavailable(match &error {
-                super::AttachError::Failed(source) => format!("{error}: {source}"),
-                _ => error.to_string(),
+            return Support::Unavailable(match error.source() {
+                Some(source) => format!("{error}: {source}"),
+                None => error.to_string(),
             });
         }
         let set = |direction| match CryptoInfo::from_parts(suite, suite.no_key(), &[0; 12], 0) {
