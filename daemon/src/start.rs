@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use net::auth_client::Route;
 use net::host::{Host, HostSettings};
 use net::policy_feed::PolicyFeed;
@@ -16,11 +16,14 @@ use policy::Policy;
 use proto::resource::HostRole;
 use proto::snapshot::Snapshot;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::{info, warn};
+use tokio::sync::{Mutex, mpsc};
+use tokio::task::JoinHandle;
+use tracing::{error, info, warn};
 
 use crate::config::{Config, NodeSection, ProxySection};
-use crate::diag::Diag;
+use crate::diag::{Diag, UpgradeAsked};
 use crate::health::Health;
+use crate::upgrade::{Predecessor, Report, Successor};
 
 /// After the drain, tasks get so long to end by themselves: longer than a node waits for a program that ignores SIGHUP
 /// before it kills it (5 s), and for its client to read why (2 s).
@@ -78,22 +81,166 @@ async fn live(config: Config) -> anyhow::Result<()> {
     let health = Arc::new(Health::new(config.nodename.as_str(), &roles));
     net::file::private_dir(&config.data_dir)
         .with_context(|| format!("cannot use {}", config.data_dir.display()))?;
-    let _lock = lock(&config.data_dir)?;
-    let diag = Diag::new(health.clone())?;
+    let predecessor = Predecessor::from_environment()?;
+    let listeners = match &predecessor {
+        Some(predecessor) => Some(predecessor.take_listeners().await?),
+        None => None,
+    };
+    let lock = lock(&config.data_dir)?;
+    let (ask_upgrade, mut upgrades) = mpsc::channel(1);
+    let diag = Diag::new(health.clone(), ask_upgrade)?;
     let socket = diag.listen_socket(&config.data_dir)?;
+    let mut diag_tcp = None;
     if let Some(address) = config.diag_addr {
-        let address = diag.listen(address).await?;
+        let (address, task) = diag.listen(address).await?;
+        diag_tcp = Some(task);
         info!(%address, "diagnostics: /healthz /readyz /metrics");
     }
     info!(version = proto::VERSION, roles = roles.join(","), data_dir = %config.data_dir.display(), "starting");
     let running = tokio::select! {
-        started = start_roles(&config, &health, &shutdown) => started?,
-        () = signals.next() => return Ok(()),
+        started = start_roles(&config, listeners, &health, &shutdown) => started?,
+        () = signals.stop() => return Ok(()),
     };
     notify(&[sd_notify::NotifyState::Ready]);
     info!(roles = roles.join(","), "started");
+    if let (Some(predecessor), Some(proxy)) = (predecessor, &running.proxy) {
+        let streams = predecessor.take_streams(proxy).await.context("the old process's streams")?;
+        info!(streams, "what the old process relayed goes on here");
+    }
+    let mut held = Held { lock: Some(lock), diag_tcp };
+    match until_end(&running, &health, &shutdown, &mut held, &mut signals, &mut upgrades).await {
+        Ending::Stop => {
+            drain(&config, running, &health, &shutdown, &mut signals).await;
+            remove_socket(&socket);
+            Ok(())
+        }
+        // The socket is the new process's.
+        Ending::Replaced => {
+            linger(&config, running, &shutdown, &mut signals).await;
+            Ok(())
+        }
+        Ending::Stranded => {
+            linger(&config, running, &shutdown, &mut signals).await;
+            Err(anyhow!("the upgrade failed after this process had stopped accepting"))
+        }
+    }
+}
 
-    signals.next().await;
+/// How the daemon's time to serve ends.
+enum Ending {
+    /// A new process has taken over.
+    Replaced,
+    Stop,
+    /// An upgrade failed when this process had given up what it needs to go on.
+    Stranded,
+}
+
+/// Serves until a signal or a successful upgrade.
+async fn until_end(
+    running: &Running,
+    health: &Health,
+    shutdown: &Shutdown,
+    held: &mut Held,
+    signals: &mut Signals,
+    upgrades: &mut mpsc::Receiver<UpgradeAsked>,
+) -> Ending {
+    loop {
+        let answer = tokio::select! {
+            signal = signals.next() => match signal {
+                Signal::Stop => return Ending::Stop,
+                Signal::Upgrade => None,
+            },
+            Some(answer) = upgrades.recv() => Some(answer),
+        };
+        let (said, ending) = match hand_over(running, health, shutdown, held).await {
+            Ok(report) => {
+                let Report { pid, moved, stayed } = report;
+                info!(pid, moved, stayed, "a new process has taken over");
+                (Ok(report), Some(Ending::Replaced))
+            }
+            Err(HandOver::Before(error)) => (Err(error), None),
+            Err(HandOver::Amid(error)) => (Err(error), Some(Ending::Stranded)),
+        };
+        let said = said.map_err(|error| format!("{error:#}"));
+        if let Err(error) = &said {
+            error!("the upgrade failed: {error}");
+        }
+        if let Some(answer) = answer {
+            // Whoever asked may be gone.
+            drop(answer.send(said));
+        }
+        if let Some(ending) = ending {
+            return ending;
+        }
+    }
+}
+
+/// What only one process may hold.
+struct Held {
+    lock: Option<std::fs::File>,
+    diag_tcp: Option<JoinHandle<()>>,
+}
+
+/// When an upgrade failed.
+enum HandOver {
+    /// Nothing has changed.
+    Before(anyhow::Error),
+    /// Nothing new is accepted here any more; what is relayed goes on.
+    Amid(anyhow::Error),
+}
+
+/// Gives everything to a new process of this program.
+async fn hand_over(
+    running: &Running,
+    health: &Health,
+    shutdown: &Shutdown,
+    held: &mut Held,
+) -> Result<Report, HandOver> {
+    let Some(proxy) = running.proxy.as_ref().filter(|_| running.is_proxy_alone()) else {
+        return Err(HandOver::Before(anyhow!(
+            "only a proxy is upgraded in place, and this daemon runs other roles too, whose sessions live in the \
+             process: restart it when its sessions have ended, or run the proxy as a daemon of its own"
+        )));
+    };
+    let successor = Successor::start().await.map_err(HandOver::Before)?;
+    successor.give_listeners(proxy.take_listeners()).await.map_err(HandOver::Amid)?;
+    health.draining();
+    shutdown.drain();
+    proxy.close_audit();
+    if let Some(shipping) = &running.shipping {
+        shipping.stop().await;
+    }
+    if let Some(task) = held.diag_tcp.take() {
+        task.abort();
+    }
+    drop(held.lock.take());
+    successor.release().await.map_err(HandOver::Amid)?;
+    let report = successor.give_streams(proxy).await.map_err(HandOver::Amid)?;
+    notify(&[sd_notify::NotifyState::MainPid(report.pid)]);
+    Ok(report)
+}
+
+/// Waits for what could not be handed over, for as long as the configuration says.
+async fn linger(config: &Config, running: Running, shutdown: &Shutdown, signals: &mut Signals) {
+    tokio::select! {
+        () = running.idle() => info!("nothing is left here"),
+        () = tokio::time::sleep(config.upgrade_timeout) => {
+            warn!("connections that could not be handed over are still open after the upgrade timeout");
+        }
+        () = signals.stop() => {}
+    }
+    stop(running, shutdown).await;
+    info!("stopped; the new process goes on");
+}
+
+/// No new sessions, then none at all.
+async fn drain(
+    config: &Config,
+    running: Running,
+    health: &Health,
+    shutdown: &Shutdown,
+    signals: &mut Signals,
+) {
     health.draining();
     notify(&[sd_notify::NotifyState::Stopping]);
     info!(timeout = ?config.drain_timeout, "draining: no new sessions; a second signal ends those that run");
@@ -101,15 +248,17 @@ async fn live(config: Config) -> anyhow::Result<()> {
     tokio::select! {
         () = running.idle() => info!("all sessions have ended"),
         () = tokio::time::sleep(config.drain_timeout) => warn!("sessions are still open after the drain timeout"),
-        () = signals.next() => warn!("second signal"),
+        () = signals.stop() => warn!("second signal"),
     }
+    stop(running, shutdown).await;
+    info!("stopped");
+}
+
+async fn stop(running: Running, shutdown: &Shutdown) {
     shutdown.stop();
     if tokio::time::timeout(STOP_WITHIN, running.finished()).await.is_err() {
         warn!("some tasks did not end in time");
     }
-    remove_socket(&socket);
-    info!("stopped");
-    Ok(())
 }
 
 /// The roles that run here.
@@ -118,9 +267,30 @@ struct Running {
     auth: Option<auth::Auth>,
     proxy: Option<proxy::Proxy>,
     node: Option<node::Node>,
+    /// The proxy's audit events on their way to auth.
+    shipping: Option<Shipping>,
+}
+
+/// Sends a spool's events until it is stopped or the daemon is.
+#[derive(Debug)]
+struct Shipping(Mutex<JoinHandle<()>>);
+
+impl Shipping {
+    /// Ends it; the spool is free when nobody else holds it.
+    async fn stop(&self) {
+        let mut task = self.0.lock().await;
+        task.abort();
+        // Ended by us or by itself: either way it holds nothing any more.
+        drop((&mut *task).await);
+    }
 }
 
 impl Running {
+    fn is_proxy_alone(&self) -> bool {
+        self.auth.is_none() && self.node.is_none()
+    }
+
+
     /// Waits until no session and no relayed stream is left.
     async fn idle(&self) {
         const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -150,14 +320,17 @@ impl Running {
 
 async fn start_roles(
     config: &Config,
+    listeners: Option<proxy::Listeners>,
     health: &Arc<Health>,
     shutdown: &Shutdown,
 ) -> anyhow::Result<Running> {
     let mut running =
         Running { auth: start_auth(config, health, shutdown).await?, ..Running::default() };
     if let Some(section) = &config.proxy {
-        running.proxy =
-            Some(start_proxy(config, section, running.auth.as_ref(), health, shutdown).await?);
+        let auth = running.auth.as_ref();
+        let (proxy, shipping) =
+            start_proxy(config, section, listeners, auth, health, shutdown).await?;
+        (running.proxy, running.shipping) = (Some(proxy), Some(shipping));
     }
     if let Some(section) = &config.node {
         running.node = Some(start_node(config, section, &running, health, shutdown).await?);
@@ -243,20 +416,21 @@ async fn start_common(
     dir: &Path,
     host: &Host,
     shutdown: &Shutdown,
-) -> anyhow::Result<(PolicyFeed<Policy>, Spool)> {
+) -> anyhow::Result<(PolicyFeed<Policy>, Spool, Shipping)> {
     let policy = PolicyFeed::start(dir.to_owned(), host.clone(), compile, shutdown.clone()).await?;
     let spool = Spool::open(dir.join("spool"), host.credentials().cluster.clone())?;
-    tokio::spawn(spool.clone().ship(host.auth(), shutdown.clone()));
-    Ok((policy, spool))
+    let shipping = tokio::spawn(spool.clone().ship(host.auth(), shutdown.clone()));
+    Ok((policy, spool, Shipping(Mutex::new(shipping))))
 }
 
 async fn start_proxy(
     config: &Config,
     section: &ProxySection,
+    listeners: Option<proxy::Listeners>,
     auth: Option<&auth::Auth>,
     health: &Health,
     shutdown: &Shutdown,
-) -> anyhow::Result<proxy::Proxy> {
+) -> anyhow::Result<(proxy::Proxy, Shipping)> {
     let mut principals: Vec<String> = section
         .public_addr
         .iter()
@@ -272,7 +446,8 @@ async fn start_proxy(
         start_host(config, HostRole::Proxy, auth, principals, shutdown).await.context("proxy")?;
     health.cluster(host.credentials().cluster.as_str());
     let dir = config.data_dir.join("proxy");
-    let (policy, spool) = start_common(&dir, &host, shutdown).await.context("proxy")?;
+    let (policy, spool, shipping) =
+        start_common(&dir, &host, shutdown).await.context("proxy")?;
     let auth_address = match auth {
         Some(auth) => loopback_of(auth.local_addr()).to_string(),
         None => config.join.auth_server.clone().unwrap_or_default(),
@@ -296,6 +471,7 @@ async fn start_proxy(
             data_plane: section.data_plane,
             limits: proxy::Limits::default(),
         },
+        listeners,
         host,
         policy,
         spool,
@@ -309,7 +485,7 @@ async fn start_proxy(
         true,
         format!("listening on {}, data plane {} ({})", proxy.web_addr(), plane.rung(), plane.why()),
     );
-    Ok(proxy)
+    Ok((proxy, shipping))
 }
 
 async fn start_node(
@@ -324,7 +500,7 @@ async fn start_node(
         .context("node")?;
     health.cluster(host.credentials().cluster.as_str());
     let dir = config.data_dir.join("node");
-    let (policy, spool) = start_common(&dir, &host, shutdown).await.context("node")?;
+    let (policy, spool, _) = start_common(&dir, &host, shutdown).await.context("node")?;
     let proxy = match (&running.proxy, &config.join.proxy_server) {
         (Some(proxy), _) => loopback_of(proxy.web_addr()).to_string(),
         (None, Some(proxy)) => proxy.clone(),
@@ -403,11 +579,19 @@ fn remove_socket(path: &Path) {
     }
 }
 
-/// SIGTERM and SIGINT.
+/// What a signal asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Signal {
+    Stop,
+    Upgrade,
+}
+
+/// SIGTERM, SIGINT and SIGUSR2.
 #[derive(Debug)]
 struct Signals {
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
+    upgrade: tokio::signal::unix::Signal,
 }
 
 impl Signals {
@@ -415,13 +599,20 @@ impl Signals {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
+            upgrade: signal(SignalKind::user_defined2())?,
         })
     }
 
-    async fn next(&mut self) {
+    async fn next(&mut self) -> Signal {
         tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => Signal::Stop,
+            _ = self.terminate.recv() => Signal::Stop,
+            _ = self.upgrade.recv() => Signal::Upgrade,
         }
+    }
+
+    /// The next one that is no upgrade.
+    async fn stop(&mut self) {
+        while self.next().await != Signal::Stop {}
     }
 }

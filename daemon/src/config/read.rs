@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 use super::yaml::{self, Mistake, Section};
 use super::{
     AUTH_PORT, AuthSection, Config, DRAIN_TIMEOUT, JUMP_PORT, JoinConfig, LogConfig, Mistakes,
-    NodeSection, ProxySection, WEB_PORT,
+    NodeSection, ProxySection, UPGRADE_TIMEOUT, WEB_PORT,
 };
 
 /// What the command line says.
@@ -43,6 +43,7 @@ struct RawConfig {
     log_json: Option<bool>,
     severity: Option<String>,
     drain_timeout: Option<Span>,
+    upgrade_timeout: Option<Span>,
     auth: RawAuth,
     proxy: RawProxy,
     node: RawNode,
@@ -143,6 +144,7 @@ fn read_global(section: &mut Section<'_>, raw: &mut RawConfig) {
     raw.proxy_server = section.text("proxy_server", |text| host_port(text, WEB_PORT));
     raw.ca_pin = section.text("ca_pin", pin);
     raw.drain_timeout = section.text("drain_timeout", Span::parse);
+    raw.upgrade_timeout = section.text("upgrade_timeout", Span::parse);
     section.section("log", |log| {
         raw.severity = log.text("severity", severity);
         log.section("format", |format| {
@@ -254,6 +256,7 @@ fn settle(
             severity: severity.unwrap_or_else(|| "info".into()),
         },
         drain_timeout: raw.drain_timeout.map_or(DRAIN_TIMEOUT, |span| span.0),
+        upgrade_timeout: raw.upgrade_timeout.map_or(UPGRADE_TIMEOUT, |span| span.0),
         join,
         auth: run_auth.then(|| settle_auth(raw.auth, hostname, mistakes)).flatten(),
         proxy: run_proxy.then(|| settle_proxy(raw.proxy, hostname)),
