@@ -112,11 +112,7 @@ impl Diag {
         Ok(path)
     }
 
-    fn serve(
-        &self,
-        socket: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        asker: Asker,
-    ) {
+    fn serve(&self, socket: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, asker: Asker) {
         let Ok(permit) = self.connections.clone().try_acquire_owned() else { return };
         let diag = self.clone();
         tokio::spawn(async move {

@@ -290,7 +290,6 @@ impl Running {
         self.auth.is_none() && self.node.is_none()
     }
 
-
     /// Waits until no session and no relayed stream is left.
     async fn idle(&self) {
         const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -446,8 +445,7 @@ async fn start_proxy(
         start_host(config, HostRole::Proxy, auth, principals, shutdown).await.context("proxy")?;
     health.cluster(host.credentials().cluster.as_str());
     let dir = config.data_dir.join("proxy");
-    let (policy, spool, shipping) =
-        start_common(&dir, &host, shutdown).await.context("proxy")?;
+    let (policy, spool, shipping) = start_common(&dir, &host, shutdown).await.context("proxy")?;
     let auth_address = match auth {
         Some(auth) => loopback_of(auth.local_addr()).to_string(),
         None => config.join.auth_server.clone().unwrap_or_default(),

@@ -127,7 +127,8 @@ impl Successor {
 
     /// Hands over the listeners; to be followed by letting go of the data folder.
     pub(crate) async fn give_listeners(&self, listeners: Listeners) -> anyhow::Result<()> {
-        let message = Message::Listeners { web: listeners.web.len(), jump: listeners.jump.is_some() };
+        let message =
+            Message::Listeners { web: listeners.web.len(), jump: listeners.jump.is_some() };
         let mut descriptors = listeners.web;
         descriptors.extend(listeners.jump);
         Ok(self.talk.say(message, descriptors).await?)
