@@ -5,6 +5,7 @@
 //! - [`run`]: rounds, everybody once in each
 //! - [`peer`]: each program, told to do the same job
 //! - [`load`]: clients that make the load; [`upstream`]: what stands behind every peer
+//! - [`site`]: a Postern cluster and OpenSSH servers to SSH to
 //! - [`measure`]: CPU and memory of a process, as the kernel accounts them; [`metric`]: what a figure means
 //! - [`goal`]: what it has to come to; [`report`]: JSON, page, drawings
 //! - [`certificate`], [`program`]: keys for everybody; starting and ending programs
@@ -19,6 +20,7 @@ mod peer;
 mod program;
 mod report;
 mod run;
+mod site;
 mod upstream;
 mod workload;
 
@@ -149,6 +151,7 @@ fn prepare(options: &Options, dir: &Path) -> Result<Bench> {
         },
         certificates: certificate::Certificates::make(dir)?,
         upstream,
+        cluster: site::cluster::LazyCluster::default(),
         effort: if options.quick { Effort::Quick } else { Effort::Full },
     })
 }

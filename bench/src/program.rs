@@ -46,6 +46,16 @@ pub(crate) fn pin(core: Core) -> Result<()> {
     sched_setaffinity(None, &cores).context("cannot use cores 0 and 1; the bench needs two")
 }
 
+/// Moves a running program, and whatever it starts from now on.
+pub(crate) fn repin(pid: u32, core: Core) -> Result<()> {
+    let (list, pid) = (core.list(), pid.to_string());
+    let mut command = command("taskset", ["--all-tasks", "--cpu-list", "--pid", &list, &pid]);
+    let output = command.stdin(Stdio::null()).output().context("cannot run taskset")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    anyhow::ensure!(output.status.success(), "taskset: {}", said.trim());
+    Ok(())
+}
+
 /// Far more than any peer needs to start.
 const START_LIMIT: Duration = Duration::from_secs(20);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
