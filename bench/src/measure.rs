@@ -80,7 +80,7 @@ fn seconds(ticks: u64) -> f64 {
 }
 
 /// Bytes of memory that the process and its descendants hold: proportional set size, so that what several share is
-/// counted once. `only` leaves out programs of other names, such as a session's shell.
+/// counted once; without pages of files, such as a program's text, which the kernel drops and fetches as it likes. `only` leaves out programs of other names, such as a session's shell.
 pub(crate) fn memory_bytes(root: u32, only: Option<&[&str]>) -> Result<f64> {
     let mut bytes = 0.0;
     for stat in tree(root) {
@@ -91,10 +91,12 @@ pub(crate) fn memory_bytes(root: u32, only: Option<&[&str]>) -> Result<f64> {
         let Ok(text) = fs::read_to_string(format!("/proc/{}/smaps_rollup", stat.pid)) else {
             continue;
         };
-        let pss = text.lines().find_map(|line| line.strip_prefix("Pss:"));
-        let kilobytes = pss.and_then(|rest| rest.trim().strip_suffix("kB"));
-        let kilobytes: f64 = kilobytes.context("no Pss in smaps_rollup")?.trim().parse()?;
-        bytes += kilobytes * 1024.0;
+        for kind in ["Pss_Anon:", "Pss_Shmem:"] {
+            let line = text.lines().find_map(|line| line.strip_prefix(kind));
+            let kilobytes = line.and_then(|rest| rest.trim().strip_suffix("kB"));
+            let kilobytes = kilobytes.with_context(|| format!("no {kind} in smaps_rollup"))?;
+            bytes += kilobytes.trim().parse::<f64>()? * 1024.0;
+        }
     }
     Ok(bytes)
 }

@@ -1,7 +1,7 @@
 //! A Postern cluster on loopback: a bastion (auth and proxy in one process, the usual small set-up) and a node behind
 //! it, each a process of its own, and a user who has signed in.
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -14,7 +14,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::Value;
 
 use super::client;
-use super::enrolment;
+use super::{enrolment, without_start_files};
 use crate::program::{Core, Program, free_address, repin};
 
 /// What cluster, node and user are called.
@@ -57,7 +57,8 @@ pub(crate) struct Cluster {
     jump: SocketAddr,
     pin: String,
     bastion: Program,
-    node: Option<Program>,
+    node: RefCell<Option<Program>>,
+    node_diag: SocketAddr,
 }
 
 /// Which part is measured. The rest runs with the load.
@@ -103,11 +104,14 @@ impl Cluster {
             jump,
             pin: String::new(),
             bastion,
-            node: None,
+            node: RefCell::default(),
+            node_diag,
         };
         let status = cluster.tctl(&["status", "--format=json"])?;
         cluster.pin = text(&status, "/ca_pins/0")?;
-        cluster.join_node(node_diag)?;
+        let token = cluster.tctl(&["tokens", "add", "--type=node", "--format=json"])?;
+        write_secret(&dir.join("node.token"), &text(&token, "/token")?)?;
+        cluster.restart_node()?;
         let role = write_secret(&dir.join("role.yaml"), ROLE)?;
         let mut create = cluster.command("tctl");
         create.arg("--data-dir").arg(dir.join("bastion")).args(["create", "-f"]).arg(role);
@@ -122,20 +126,22 @@ impl Cluster {
         Ok(cluster)
     }
 
-    fn join_node(&mut self, diag: SocketAddr) -> Result<()> {
-        let token = self.tctl(&["tokens", "add", "--type=node", "--format=json"])?;
-        let token = write_secret(&self.dir.join("node.token"), &text(&token, "/token")?)?;
+    /// Ends the node, if there is one, and starts it. The first time it joins; then it is known.
+    pub(crate) fn restart_node(&self) -> Result<()> {
+        drop(self.node.take());
         let mut command = Command::new(self.programs.join("postern"));
         command.args(["start", "--roles=node", "--labels=env=bench"]);
         command.args([
-            format!("--token={}", token.display()),
+            format!("--token={}", self.dir.join("node.token").display()),
             format!("--proxy={}", self.web),
             format!("--ca-pin={}", self.pin),
             format!("--nodename={NODE}"),
             format!("--data-dir={}", self.dir.join("node").display()),
-            format!("--diag-addr={diag}"),
+            format!("--diag-addr={}", self.node_diag),
         ]);
-        self.node = Some(start_daemon("node", &command, &self.dir, diag)?);
+        let command = without_start_files(&command);
+        let node = start_daemon("node", &command, &self.dir, self.node_diag)?;
+        self.node.replace(Some(node));
         Ok(())
     }
 
@@ -160,10 +166,6 @@ impl Cluster {
         command.env_remove("SSH_AUTH_SOCK").env("TELEPORT_HOME", self.dir.join("tsh"));
         command.env("LC_ALL", "C.UTF-8").current_dir(&self.dir);
         command
-    }
-
-    pub(super) fn file(&self, name: &str) -> PathBuf {
-        self.dir.join(name)
     }
 
     pub(super) fn login(&self) -> &str {
@@ -205,7 +207,8 @@ impl Cluster {
 
     /// The process of the part that is measured, alone on its core.
     pub(crate) fn measure(&self, part: Part) -> Result<u32> {
-        let node = self.node.as_ref().context("no node")?;
+        let node = self.node.borrow();
+        let node = node.as_ref().context("no node")?;
         let (bastion_core, node_core) = match part {
             Part::Bastion => (Core::Measured, Core::Load),
             Part::Everything => (Core::Any, Core::Any),

@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 
 use super::client;
 use super::cluster::write_secret;
+use super::without_start_files;
 use crate::program::{Core, Program, command, find, free_address};
 
 /// Whether each session also goes through PAM, as Debian ships it.
@@ -71,7 +72,8 @@ LogLevel ERROR
         let sshd = find("sshd").context("sshd is missing")?;
         let mut command = command(sshd, ["-D", "-e", "-f"]);
         command.arg(config);
-        let mut program = Program::start("sshd", core, &command, dir.join("log"))?;
+        let mut program =
+            Program::start("sshd", core, &without_start_files(&command), dir.join("log"))?;
         program.wait_listening(addr)?;
         Ok(Self { dir, addr, program })
     }

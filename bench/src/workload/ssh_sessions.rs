@@ -18,7 +18,7 @@ const SERVERS: [(&str, Pam); 2] = [("sshd", Pam::Used), ("sshd-no-pam", Pam::Lef
 /// Sessions that run `true`, one after the other. The shell that runs it is part of the cost, on both sides.
 pub(super) fn cpu(bench: &Bench) -> Result<Contest<'_>> {
     let count = bench.effort.choose(40_u32, 5);
-    contest(bench, move |pid, _, ssh| {
+    contest(bench, Fresh::No, move |pid, _, ssh| {
         let (cpu, ()) = cpu_of(pid, || {
             (0..count).try_for_each(|_| {
                 let mut ssh = ssh();
@@ -34,8 +34,8 @@ const OPEN: &str = "the session is open";
 
 /// Sessions with a terminal in which nothing happens. What runs in them is not counted, only who serves them.
 pub(super) fn memory(bench: &Bench) -> Result<Contest<'_>> {
-    let count = bench.effort.choose(50_u32, 10);
-    contest(bench, move |pid, program, ssh| {
+    let count = bench.effort.choose(100_u32, 30);
+    contest(bench, Fresh::Yes, move |pid, program, ssh| {
         let rest = std::time::Duration::from_secs(2);
         // The first session is not counted: a server allocates for it what all later ones share.
         let first = open(ssh())?;
@@ -46,8 +46,6 @@ pub(super) fn memory(bench: &Bench) -> Result<Contest<'_>> {
         std::thread::sleep(rest);
         let after = memory_bytes(pid, Some(&[program]))?;
         drop((first, sessions));
-        // Its sessions end with their clients; the next sample begins without them.
-        std::thread::sleep(rest);
         Ok(vec![(USER_MEMORY, (after - before) / 1024.0 / f64::from(count))])
     })
 }
@@ -59,17 +57,29 @@ fn open(mut ssh: Command) -> Result<Talk> {
     Ok(talk)
 }
 
+/// Whether each sample has a server of its own, whose memory is not yet full of what was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fresh {
+    No,
+    Yes,
+}
+
 /// Everybody who serves sessions. `measure` gets the process, its name, and what makes a client that only lacks its
 /// command.
 fn contest<'b>(
     bench: &'b Bench,
+    fresh: Fresh,
     measure: impl Fn(u32, &str, &dyn Fn() -> Command) -> Result<Sample> + Copy + 'b,
 ) -> Result<Contest<'b>> {
     let mut contest = Contest::empty();
     contest.ours(|| {
         let cluster = bench.cluster()?;
-        let pid = cluster.measure(Part::Node)?;
+        cluster.measure(Part::Node)?;
         Ok(Box::new(move || {
+            if fresh == Fresh::Yes {
+                cluster.restart_node()?;
+            }
+            let pid = cluster.measure(Part::Node)?;
             measure(pid, "postern", &|| {
                 let mut ssh = cluster.ssh();
                 // The destination ends the options; a command's own follow it.
@@ -79,11 +89,14 @@ fn contest<'b>(
         }))
     });
     for (name, pam) in SERVERS {
-        let server = Server::start(Core::Measured, pam, &bench.dir)?;
+        let mut server = Server::start(Core::Measured, pam, &bench.dir)?;
         contest.contenders.push(Contender {
             name: name.to_owned(),
             rung: None,
             sample: Box::new(move || {
+                if fresh == Fresh::Yes {
+                    server = Server::start(Core::Measured, pam, &bench.dir)?;
+                }
                 measure(server.pid(), "sshd", &|| {
                     let mut ssh = server.ssh();
                     ssh.arg("127.0.0.1");
