@@ -89,6 +89,7 @@ pub(crate) struct ProxySection {
     pub(crate) ssh_public_addr: Option<String>,
     pub(crate) https_keypairs: Vec<(PathBuf, PathBuf)>,
     pub(crate) inner: Inner,
+    pub(crate) data_plane: proxy::DataPlane,
 }
 
 #[derive(Debug)]

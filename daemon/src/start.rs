@@ -293,6 +293,7 @@ async fn start_proxy(
             data_dir: dir,
             inner: section.inner,
             web_keypairs: section.https_keypairs.clone(),
+            data_plane: section.data_plane,
             limits: proxy::Limits::default(),
         },
         host,
@@ -302,7 +303,12 @@ async fn start_proxy(
     )
     .await
     .context("proxy")?;
-    health.role("proxy", true, format!("listening on {}, data plane epoll", proxy.web_addr()));
+    let plane = proxy.data_plane();
+    health.role(
+        "proxy",
+        true,
+        format!("listening on {}, data plane {} ({})", proxy.web_addr(), plane.rung(), plane.why()),
+    );
     Ok(proxy)
 }
 

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use net::policy_feed::Current;
-use net::stream::Stream;
 use pki::UserIdentity;
 use policy::{Decision, Policy, Reason, Request, decide};
+use proto::preamble::Inner;
+use relay::tls::{NotAtBoundary, TlsStream};
 use relay::{Leg, Outcome};
 use tokio::sync::watch;
 use tracing::{debug, info};
@@ -16,21 +16,25 @@ use crate::Core;
 use crate::dial::Dialed;
 use crate::register::Facts;
 
-/// The relay's leg of a stream.
-pub(crate) fn leg(stream: Stream) -> Leg {
-    match stream {
-        Stream::Plain(socket) => Leg::Socket { socket, pending: Bytes::new() },
-        Stream::Tls(tls) => Leg::Stream(tls),
+/// What carries the inner protocol after the reply: the same stream, or its bare socket with what the other side has sent
+/// of it already when `inner` is [`Inner::Plain`].
+pub(crate) fn leg(tls: TlsStream, inner: Inner) -> Result<Leg, NotAtBoundary> {
+    match inner {
+        Inner::Plain => {
+            let (socket, pending) = tls.leave()?;
+            Ok(Leg::Socket { socket, pending })
+        }
+        Inner::Tls => Ok(Leg::Tls(Box::new(tls))),
     }
 }
 
 /// Relays until the end.
 pub(crate) async fn carry(core: &Core, identity: &UserIdentity, client: Leg, dialed: Dialed) {
-    let Dialed { stream, facts, place, counted } = dialed;
+    let Dialed { target, facts, place, counted } = dialed;
     let id = core.relay.next_id();
     let limits = relay::Limits { idle_timeout: Some(core.config.limits.stream_idle) };
     let outcome = {
-        let run = core.relay.run(id, client, leg(stream), limits);
+        let run = core.relay.run(id, client, target, limits);
         tokio::pin!(run);
         tokio::select! {
             outcome = &mut run => outcome,

@@ -6,17 +6,19 @@ use std::time::Duration;
 
 use metrics::counter;
 use net::frame::{self, FrameIoError};
-use net::stream::{Stream, Tls};
 use pki::UserIdentity;
 use policy::{Decision, Denial, Policy, Reason, Request, decide};
 use proto::id::{HostId, UserName};
 use proto::preamble::{Inner, Open, Refusal, Reply, Service, VERSION};
 use proto::resource::Labels;
+use relay::Leg;
+use relay::tls::TlsStream;
 use tokio::time::Instant;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{debug, info};
 
 use crate::Core;
+use crate::carry::leg;
 use crate::quota::Counted;
 use crate::register::{Facts, NoConnection};
 
@@ -34,7 +36,7 @@ pub(crate) struct Ask<'a> {
 /// A stream to a node that has said yes.
 #[derive(Debug)]
 pub(crate) struct Dialed {
-    pub(crate) stream: Stream,
+    pub(crate) target: Leg,
     pub(crate) facts: Facts,
     /// The user's place; held while the stream is.
     pub(crate) place: Counted<UserName>,
@@ -163,8 +165,8 @@ async fn reach(core: &Core, ask: &Ask<'_>) -> Result<Dialed, Refused> {
     if facts.draining {
         return Err(unreachable(&facts, Unreachable::Draining));
     }
-    let stream = open(core, &facts, ask, deadline).await?;
-    Ok(Dialed { stream, facts, place, counted })
+    let target = open(core, &facts, ask, deadline).await?;
+    Ok(Dialed { target, facts, place, counted })
 }
 
 /// The one node that is meant and permitted. Pure.
@@ -224,7 +226,7 @@ async fn open(
     facts: &Facts,
     ask: &Ask<'_>,
     deadline: Instant,
-) -> Result<Stream, Refused> {
+) -> Result<Leg, Refused> {
     let request = Open {
         version: VERSION,
         service: Service::Ssh,
@@ -244,8 +246,7 @@ async fn open(
                 return Err(unreachable(facts, Unreachable::Protocol));
             }
             Ok(Reply::Ok { inner }) => {
-                return Stream::after_reply(tls, inner)
-                    .map_err(|_| unreachable(facts, Unreachable::Protocol));
+                return leg(tls, inner).map_err(|_| unreachable(facts, Unreachable::Protocol));
             }
             Ok(Reply::Refused { reason, message }) => {
                 return Err(Refused::Node { facts: Box::new(facts.clone()), reason, message });
@@ -259,7 +260,11 @@ async fn open(
     Err(unreachable(facts, last))
 }
 
-async fn exchange(tls: &mut Tls, open: &Open, deadline: Instant) -> Result<Reply, FrameIoError> {
+async fn exchange(
+    tls: &mut TlsStream,
+    open: &Open,
+    deadline: Instant,
+) -> Result<Reply, FrameIoError> {
     let within = || deadline.saturating_duration_since(Instant::now()).min(OPEN_WITHIN);
     frame::write(tls, open, within()).await?;
     frame::read(tls, within()).await

@@ -1,30 +1,26 @@
-//! TLS 1.3 with users, nodes and browsers, and whom a client certificate makes of them. Settings follow the cluster's
-//! authorities; certificates are the newest at each handshake. Next on the path: [`crate::user`], [`crate::tunnel`] or
+//! TLS 1.3 with users, nodes and browsers: the settings of their handshakes, which the relay does, and whom a client
+//! certificate makes of them. Settings follow the cluster's authorities; certificates are the newest at each handshake.
+//! Next on the path: [`crate::user`], [`crate::tunnel`] or
 //! [`crate::web`].
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::Bytes;
-use net::exact::ExactRecords;
 use net::host::Host;
 use net::policy_feed::Current;
-use net::stream::{Prefixed, Tls};
 use net::tls::{ClientAuth, TlsError};
 use pki::{HostIdentity, Identity, IdentityError, UserIdentity};
 use policy::Policy;
 use proto::preamble::{ALPN_HTTP, ALPN_SSH, ALPN_STREAM, ALPN_TUNNEL};
 use proto::resource::HostRole;
 use proto::snapshot::Authorities;
+use relay::tls::TlsStream;
 use rustls::ServerConfig;
 use rustls::client::verify_server_name;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{PrivateKeyDer, ServerName};
 use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use tokio::net::TcpStream;
-use tokio_rustls::TlsAcceptor;
 
 use crate::route::PEER_ALPN;
 
@@ -39,14 +35,10 @@ pub(crate) enum Peer {
 /// Why nobody is known.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HandshakeError {
-    #[error("the TLS handshake failed")]
-    Tls(#[source] io::Error),
     #[error("the client certificate gives no identity")]
     Identity(#[from] IdentityError),
     #[error("the certificate is not for what the connection asks for")]
     WrongKind,
-    #[error("TLS cannot be served")]
-    Settings(#[from] TlsError),
 }
 
 /// Settings of both kinds of handshake.
@@ -65,28 +57,16 @@ impl Settings {
         Ok(Self { host, web, peers: Mutex::default() })
     }
 
-    /// TLS with a browser, without a client certificate.
-    pub(crate) async fn web(&self, socket: TcpStream, hello: Bytes) -> Result<Tls, HandshakeError> {
-        accept(Arc::clone(&self.web), socket, hello).await
+    /// For a browser, without a client certificate.
+    pub(crate) fn web_config(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.web)
     }
 
-    /// TLS with a user or a node.
-    pub(crate) async fn peer(
+    /// For users and nodes.
+    pub(crate) fn peers_config(
         &self,
-        socket: TcpStream,
-        hello: Bytes,
         current: &Current<Policy>,
-    ) -> Result<(Tls, Peer), HandshakeError> {
-        let tls = accept(self.peers_config(current)?, socket, hello).await?;
-        let (_, session) = tls.get_ref();
-        let chain = session.peer_certificates().unwrap_or_default();
-        // Also of a resumed session: its ticket outlives neither the certificate nor the authority.
-        let identity = current.verifier.tls_peer(chain, net::unix_now())?;
-        let peer = peer_of(identity, session.alpn_protocol())?;
-        Ok((tls, peer))
-    }
-
-    fn peers_config(&self, current: &Current<Policy>) -> Result<Arc<ServerConfig>, TlsError> {
+    ) -> Result<Arc<ServerConfig>, TlsError> {
         let authorities = &current.policy.snapshot().authorities;
         let mut held = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((of, config)) = held.as_ref()
@@ -99,21 +79,23 @@ impl Settings {
             &ClientAuth::Required(Arc::new(current.verifier.client_roots())),
             &PEER_ALPN,
         )?;
+        let config = for_relay((*config).clone());
         *held = Some((authorities.clone(), Arc::clone(&config)));
         Ok(config)
     }
 }
 
-async fn accept(
-    config: Arc<ServerConfig>,
-    socket: TcpStream,
-    hello: Bytes,
-) -> Result<Tls, HandshakeError> {
-    TlsAcceptor::from(config)
-        .accept(ExactRecords::new(Prefixed::new(hello, socket)))
-        .await
-        .map(Tls::Server)
-        .map_err(HandshakeError::Tls)
+/// The relay takes the keys out after the handshake, to open and seal records itself or let the kernel.
+fn for_relay(mut config: ServerConfig) -> Arc<ServerConfig> {
+    config.enable_secret_extraction = true;
+    Arc::new(config)
+}
+
+/// Who is at the other end of an established connection, and what they came for.
+pub(crate) fn peer(tls: &TlsStream, current: &Current<Policy>) -> Result<Peer, HandshakeError> {
+    // Also of a resumed session: its ticket outlives neither the certificate nor the authority.
+    let identity = current.verifier.tls_peer(tls.peer_certificates(), net::unix_now())?;
+    peer_of(identity, tls.alpn())
 }
 
 /// Which certificate may come for what: people for streams, nodes for tunnels.
@@ -147,7 +129,7 @@ fn web_config(host: &Host, keypairs: &[(PathBuf, PathBuf)]) -> Result<Arc<Server
     config.max_early_data_size = 0;
     // Answers here are one short response: resumption would gain nothing.
     config.send_tls13_tickets = 0;
-    Ok(Arc::new(config))
+    Ok(for_relay(config))
 }
 
 fn public_certificate(

@@ -1,10 +1,12 @@
 //! The proxy role: the only public door. It learns where a connection wants to go, and moves bytes; what is inside is
 //! encrypted end to end wherever the inner protocol can do that. Main path: [`serve`].
 //!
-//! - [`listen`]: accept loops, bounds per source before any cryptography
-//! - [`sniff`]: the ClientHello, record-exactly; [`stray`] answers what is none
+//! - [`door`]: what becomes of a connection that the relay has accepted; [`listen`]: bounds per source before any
+//!   cryptography, and the jump listener's accept loop
+//! - [`sniff`]: the ClientHello; [`stray`] answers what is none
 //! - [`route`]: what its names ask for
-//! - [`handshake`]: TLS, and who the client is
+//! - [`handshake`]: settings of TLS, and who the client is
+//! - [`serve`]: the map from there on
 //! - [`user`]: a user's stream; [`jump`]: the same through `ssh -J`
 //! - [`dial`]: name > decision > data connection of the node
 //! - [`carry`]: through the relay, cut by a lock
@@ -17,6 +19,7 @@
 mod audit;
 mod carry;
 mod dial;
+mod door;
 mod handshake;
 mod heartbeat;
 mod jump;
@@ -36,6 +39,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use net::host::Host;
 use net::policy_feed::PolicyFeed;
@@ -47,13 +51,17 @@ use proto::id::{ClusterName, UserName};
 use proto::preamble::Inner;
 use relay::Relay;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
-use tracing::info;
+use tracing::{info, warn};
+
+pub use relay::DataPlane;
 
 pub use crate::limits::Limits;
 
 use crate::audit::Audit;
+use crate::door::Door;
 use crate::handshake::Settings;
 use crate::listen::{Admission, Gate, Source};
 use crate::quota::Counts;
@@ -77,6 +85,8 @@ pub struct ProxyConfig {
     pub inner: Inner,
     /// Public key and certificate files (PEM), served to browsers for the names that they cover.
     pub web_keypairs: Vec<(PathBuf, PathBuf)>,
+    /// Which way bytes move: the best that works, or a rung by name.
+    pub data_plane: DataPlane,
     pub limits: Limits,
 }
 
@@ -89,6 +99,8 @@ pub enum ProxyError {
         #[source]
         source: io::Error,
     },
+    #[error("the data plane cannot start")]
+    DataPlane(#[from] relay::StartError),
     #[error("https_keypairs cannot be used")]
     Keypairs(#[source] TlsError),
 }
@@ -110,7 +122,9 @@ struct Core {
     users: Counts<UserName>,
     /// Connections relayed to auth, by source and in all.
     auth_sources: Counts<Source>,
-    auth_streams: Semaphore,
+    auth_streams: Arc<Semaphore>,
+    /// Where auth is, as far as its name could be resolved.
+    auth_at: watch::Receiver<Option<SocketAddr>>,
     jump_connections: Semaphore,
     gate: Gate,
     tasks: TaskTracker,
@@ -138,8 +152,12 @@ pub async fn start(
     shutdown: Shutdown,
 ) -> Result<Proxy, ProxyError> {
     let tls = Settings::new(host.clone(), &config.web_keypairs).map_err(ProxyError::Keypairs)?;
-    let web = listener(config.web_listen).await?;
-    let web_addr = address_of(&web, config.web_listen)?;
+    let relay = Relay::start(relay::Settings {
+        streams_max: config.limits.streams_max,
+        workers: None,
+        data_plane: config.data_plane,
+    })?;
+    let (auth_known, auth_at) = watch::channel(resolve(&config.auth_address).await);
     let jump = match config.ssh_jump_listen {
         Some(address) => Some((listener(address).await?, address)),
         None => None,
@@ -147,13 +165,14 @@ pub async fn start(
     let core = Arc::new(Core {
         cluster: host.credentials().cluster.clone(),
         audit: Audit::new(spool, host.clone()),
-        relay: Relay::start(config.limits.streams_max),
+        relay,
         register: Register::new(&config.limits),
         tls,
         streams: TaskTracker::new(),
         users: Counts::new(),
         auth_sources: Counts::new(),
-        auth_streams: Semaphore::new(config.limits.auth_streams_max),
+        auth_streams: Arc::new(Semaphore::new(config.limits.auth_streams_max)),
+        auth_at,
         jump_connections: Semaphore::new(config.limits.jump_connections_max),
         gate: Gate::new(&config.limits),
         tasks: TaskTracker::new(),
@@ -162,7 +181,17 @@ pub async fn start(
         policy,
         shutdown,
     });
-    spawn(&core, move |core| async move { listen_web(&core, web).await });
+    let door: Arc<dyn relay::Service> = Arc::new(Door::new(&core));
+    let web_listen = core.config.web_listen;
+    let web_addr = core
+        .relay
+        .listen(web_listen, &door)
+        .map_err(|source| ProxyError::Listen { address: web_listen, source })?;
+    spawn(&core, |core| async move {
+        core.shutdown.draining().await;
+        core.relay.unlisten();
+    });
+    spawn(&core, |core| async move { keep_resolving(&core.config.auth_address, auth_known).await });
     let mut jump_addr = None;
     if let Some((listener, asked)) = jump {
         jump_addr = Some(address_of(&listener, asked)?);
@@ -186,6 +215,10 @@ impl Proxy {
     /// Where it listens for `ssh -J`.
     pub fn jump_addr(&self) -> Option<SocketAddr> {
         self.jump_addr
+    }
+    /// The rung of the ladder that moves the bytes, and why it is that one.
+    pub fn data_plane(&self) -> &relay::Ladder {
+        self.core.relay.ladder()
     }
     /// Nodes with a tunnel.
     pub fn tunnels(&self) -> usize {
@@ -217,17 +250,6 @@ where
     });
 }
 
-async fn listen_web(core: &Arc<Core>, listener: TcpListener) {
-    let serve = |socket: TcpStream, from: SocketAddr, admission: Admission| {
-        spawn(core, move |core| async move {
-            if let Err(error) = serve::serve(&core, socket, from, admission).await {
-                core.audit.stranger(from, error.kind(), &error);
-            }
-        });
-    };
-    listen::accept(listener, &core.gate, &core.shutdown, serve).await;
-}
-
 async fn listen_jump(core: &Arc<Core>, listener: TcpListener) {
     let serve = |socket: TcpStream, from: SocketAddr, admission: Admission| {
         spawn(core, move |core| async move {
@@ -239,6 +261,34 @@ async fn listen_jump(core: &Arc<Core>, listener: TcpListener) {
     listen::accept(listener, &core.gate, &core.shutdown, serve).await;
 }
 
+/// The first address behind a `host:port`.
+async fn resolve(address: &str) -> Option<SocketAddr> {
+    match timeout(RESOLVE_WITHIN, tokio::net::lookup_host(address)).await {
+        Ok(Ok(mut found)) => found.next(),
+        Ok(Err(error)) => {
+            warn!(address, %error, "the address of auth cannot be resolved");
+            None
+        }
+        Err(_) => {
+            warn!(address, "the address of auth was not resolved in time");
+            None
+        }
+    }
+}
+
+/// Follows auth when its name comes to mean another address. The last one that was known stays.
+async fn keep_resolving(address: &str, known: watch::Sender<Option<SocketAddr>>) {
+    if address.parse::<SocketAddr>().is_ok() {
+        return;
+    }
+    loop {
+        tokio::time::sleep(RESOLVE_EVERY).await;
+        if let Some(found) = resolve(address).await {
+            known.send_if_modified(|at| at.replace(found) != Some(found));
+        }
+    }
+}
+
 async fn listener(address: SocketAddr) -> Result<TcpListener, ProxyError> {
     TcpListener::bind(address).await.map_err(|source| ProxyError::Listen { address, source })
 }
@@ -246,6 +296,11 @@ async fn listener(address: SocketAddr) -> Result<TcpListener, ProxyError> {
 fn address_of(listener: &TcpListener, address: SocketAddr) -> Result<SocketAddr, ProxyError> {
     listener.local_addr().map_err(|source| ProxyError::Listen { address, source })
 }
+
+/// A resolver that takes longer is down.
+const RESOLVE_WITHIN: Duration = Duration::from_secs(5);
+/// Names change rarely, and a wrong address is found out by every node at once.
+const RESOLVE_EVERY: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
 mod tests;

@@ -1,32 +1,32 @@
-//! The map of the public port's main path: sniff > route > handshake > user, tunnel or web. One task per connection,
-//! one deadline from accept to the client's whole request. Called for each connection that [`crate::listen`] lets in.
+//! The map of the public port's main path behind the door: handshake done > who > user, tunnel or web. One task per
+//! connection, one deadline from accept to the client's whole request. Called for each connection that
+//! [`crate::door`] gives away.
 
-use std::io;
 use std::net::SocketAddr;
-use std::time::Duration;
 
-use bytes::Bytes;
-use relay::Leg;
+use relay::Given;
+use relay::tls::TlsStream;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use crate::Core;
-use crate::handshake::{HandshakeError, Peer};
-use crate::listen::{Admission, Source, prepare};
-use crate::route::{Route, route};
-use crate::sniff::{Hello, SniffError, sniff};
+use crate::handshake::{HandshakeError, Peer, peer};
+use crate::listen::Admission;
+use crate::sniff::{SniffError, look};
+use crate::stray;
 use crate::tunnel::{self, TunnelError};
 use crate::user::{self, UserError};
 use crate::web::{self, WebError};
-use crate::{handshake, stray};
 
 /// Why a connection came to nothing.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ServeError {
-    #[error("auth cannot be reached")]
-    Auth(#[source] io::Error),
+    #[error("the address of auth is not known (yet)")]
+    AuthUnknown,
     #[error("the handshake failed")]
     Handshake(#[from] HandshakeError),
+    #[error("the connection was lost")]
+    Io(#[from] std::io::Error),
     #[error("{0}")]
     Limit(&'static str),
     #[error("nothing here speaks what the connection asks for")]
@@ -47,12 +47,12 @@ impl ServeError {
     /// For metrics.
     pub(crate) fn kind(&self) -> &'static str {
         match self {
-            Self::Auth(_) => "auth",
+            Self::AuthUnknown => "auth",
             Self::Handshake(HandshakeError::Identity(error)) => error.kind(),
             Self::Handshake(_) => "handshake",
+            Self::Io(_) | Self::Sniff(_) => "sniff",
             Self::Limit(_) => "limit",
             Self::Protocol => "protocol",
-            Self::Sniff(_) => "sniff",
             Self::TimedOut => "timed_out",
             Self::Tunnel(_) => "tunnel",
             Self::User(_) => "user",
@@ -62,99 +62,59 @@ impl ServeError {
 }
 
 /// Serves one connection until its end.
-pub(crate) async fn serve(
-    core: &Core,
-    mut socket: TcpStream,
-    from: SocketAddr,
-    admission: Admission,
-) -> Result<(), ServeError> {
-    let deadline = Instant::now() + core.config.limits.request_within;
-    let sniffed = timeout_at(deadline, sniff(&mut socket)).await;
-    let (hello, bytes) = match sniffed.map_err(|_| ServeError::TimedOut)? {
-        Ok(sniffed) => sniffed,
-        Err(error) => return Err(turn_away(core, socket, error).await),
+pub(crate) async fn serve(core: &Core, given: Given) -> Result<(), ServeError> {
+    let Given { socket, from, opening, established, place, deadline } = given;
+    let socket = TcpStream::from_std(socket.into())?;
+    let deadline = Instant::from_std(deadline);
+    let Some(established) = established else {
+        return Err(turn_away(core, socket, &opening).await);
     };
-    match route(&hello, &core.cluster) {
-        Route::Auth => to_auth(core, socket, bytes, from, admission).await,
-        Route::Peer => {
-            let current = core.policy.current();
-            let handshake = core.tls.peer(socket, bytes, &current);
-            let (tls, peer) = in_time(deadline, handshake).await?;
-            drop(current);
-            match peer {
-                Peer::NodeControl(node) => {
-                    tunnel::control(core, tls, node, deadline, admission).await?;
-                }
-                Peer::NodeData(node) => tunnel::data(core, tls, &node),
-                Peer::User(identity) => {
-                    user::serve(core, tls, identity, from, deadline, admission).await?;
-                }
-            }
-            Ok(())
-        }
-        Route::Refused => refuse(socket, &hello).await,
-        Route::Web => {
-            let tls = in_time(deadline, core.tls.web(socket, bytes)).await?;
-            Ok(web::serve(core, tls, deadline).await?)
-        }
+    let tls = TlsStream::new(socket, established);
+    if !tls.peer_certificates().is_empty() {
+        return serve_peer(core, tls, from, deadline, place.downcast().map(|a| *a).ok()).await;
     }
+    // Held until the answer is out: browsers show no certificate.
+    let served = timeout_at(deadline, web::serve(core, tls, deadline)).await;
+    drop(place);
+    Ok(served.map_err(|_| ServeError::TimedOut)??)
 }
 
-async fn in_time<T>(
-    deadline: Instant,
-    handshake: impl Future<Output = Result<T, handshake::HandshakeError>>,
-) -> Result<T, ServeError> {
-    Ok(timeout_at(deadline, handshake).await.map_err(|_| ServeError::TimedOut)??)
-}
-
-async fn turn_away(core: &Core, socket: TcpStream, error: SniffError) -> ServeError {
-    match error {
-        SniffError::Http => stray::http(socket, &core.config.public_addr).await,
-        SniffError::Ssh => {
-            let jump = core.config.ssh_jump_listen.map(|_| core.config.ssh_public_addr.as_str());
-            stray::ssh(socket, jump.unwrap_or_default()).await;
-        }
-        SniffError::Io(_) | SniffError::Malformed | SniffError::Unknown => {}
-    }
-    error.into()
-}
-
-async fn refuse(socket: TcpStream, hello: &Hello) -> Result<(), ServeError> {
-    tracing::trace!(?hello, "nothing here speaks this");
-    stray::tls(socket).await;
-    Err(ServeError::Protocol)
-}
-
-/// Relays to auth what has been read and all that follows: TLS ends there, and so does every question of identity.
-async fn to_auth(
+async fn serve_peer(
     core: &Core,
-    client: TcpStream,
-    hello: Bytes,
+    tls: TlsStream,
     from: SocketAddr,
-    admission: Admission,
+    deadline: Instant,
+    admission: Option<Admission>,
 ) -> Result<(), ServeError> {
-    let limits = &core.config.limits;
-    let _of_source = core
-        .auth_sources
-        .enter(&Source::of(from), limits.auth_streams_per_source_max)
-        .ok_or(ServeError::Limit("one source has too many connections to auth"))?;
-    let _of_all = core
-        .auth_streams
-        .try_acquire()
-        .map_err(|_| ServeError::Limit("there are too many connections to auth"))?;
-    let target = timeout(AUTH_WITHIN, TcpStream::connect(&core.config.auth_address))
-        .await
-        .unwrap_or_else(|elapsed| Err(elapsed.into()))
-        .and_then(|socket| prepare(&socket).map(|()| socket))
-        .map_err(ServeError::Auth)?;
-    drop(admission);
-    let client = Leg::Socket { socket: client, pending: hello };
-    let target = Leg::Socket { socket: target, pending: Bytes::new() };
-    let idle = relay::Limits { idle_timeout: Some(limits.stream_idle) };
-    let outcome = core.relay.run(core.relay.next_id(), client, target, idle).await;
-    tracing::debug!(%from, end = ?outcome.end, "a connection to auth ended");
+    let who = peer(&tls, &core.policy.current())?;
+    match who {
+        Peer::NodeControl(node) => tunnel::control(core, tls, node, deadline, admission).await?,
+        Peer::NodeData(node) => tunnel::data(core, tls, &node),
+        Peer::User(identity) => {
+            user::serve(core, tls, identity, from, deadline, admission).await?;
+        }
+    }
     Ok(())
 }
 
-/// Auth is near the proxy.
-const AUTH_WITHIN: Duration = Duration::from_secs(5);
+/// Tells a stray where it is.
+async fn turn_away(core: &Core, socket: TcpStream, opening: &[u8]) -> ServeError {
+    match look(opening) {
+        Ok(_) => {
+            stray::tls(socket).await;
+            ServeError::Protocol
+        }
+        Err(error) => {
+            match error {
+                SniffError::Http => stray::http(socket, &core.config.public_addr).await,
+                SniffError::Ssh => {
+                    let jump =
+                        core.config.ssh_jump_listen.map(|_| core.config.ssh_public_addr.as_str());
+                    stray::ssh(socket, jump.unwrap_or_default()).await;
+                }
+                SniffError::Malformed | SniffError::Unknown => {}
+            }
+            error.into()
+        }
+    }
+}

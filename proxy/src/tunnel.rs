@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use net::frame::{self, FrameIoError};
 use net::shutdown::Shutdown;
-use net::stream::Tls;
 use pki::HostIdentity;
 use proto::preamble::{FromNode, FromProxy, HEARTBEAT_SECONDS, VERSION};
+use relay::tls::TlsStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -20,13 +20,16 @@ use crate::register::{Data, Facts, Registration};
 
 /// An authenticated data connection that waits for its stream.
 #[derive(Debug)]
-pub(crate) struct Idle(pub(crate) Tls);
+pub(crate) struct Idle(pub(crate) TlsStream);
 
 impl Data for Idle {
     /// A node says nothing before it is asked, so anything to read means the end.
     fn is_alive(&self) -> bool {
+        if self.0.has_read_ahead() {
+            return false;
+        }
         let mut byte = [0];
-        let socket = self.0.get_ref().0.get_ref().get_ref();
+        let socket = self.0.socket();
         let mut context = Context::from_waker(Waker::noop());
         socket.poll_peek(&mut context, &mut ReadBuf::new(&mut byte)).is_pending()
     }
@@ -54,10 +57,10 @@ pub(crate) enum TunnelError {
 /// Keeps a control stream until its end.
 pub(crate) async fn control(
     core: &Core,
-    mut tls: Tls,
+    mut tls: TlsStream,
     node: HostIdentity,
     deadline: Instant,
-    admission: Admission,
+    admission: Option<Admission>,
 ) -> Result<(), TunnelError> {
     let within = deadline.saturating_duration_since(Instant::now());
     let facts = greeting(frame::read(&mut tls, within).await?, &node)?;
@@ -83,7 +86,7 @@ pub(crate) async fn control(
 }
 
 /// Takes a data connection into the register.
-pub(crate) fn data(core: &Core, tls: Tls, node: &HostIdentity) {
+pub(crate) fn data(core: &Core, tls: TlsStream, node: &HostIdentity) {
     if !core.register.offer(node.host_id(), Idle(tls)) {
         debug!(node = %node.nodename(), "a data connection has no tunnel, or is one too many");
     }

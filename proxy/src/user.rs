@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use net::frame::{self, FrameIoError};
-use net::stream::{Stream, Tls};
 use pki::UserIdentity;
 use proto::preamble::{Dial, Inner, Refusal, Reply, VERSION};
+use relay::tls::TlsStream;
 use tokio::time::Instant;
 
 use crate::Core;
@@ -27,11 +27,11 @@ pub(crate) enum UserError {
 /// Serves one stream. `deadline` is for the request.
 pub(crate) async fn serve(
     core: &Core,
-    mut tls: Tls,
+    mut tls: TlsStream,
     identity: UserIdentity,
     from: SocketAddr,
     deadline: Instant,
-    admission: Admission,
+    admission: Option<Admission>,
 ) -> Result<(), UserError> {
     let within = deadline.saturating_duration_since(Instant::now());
     let request: Dial = frame::read(&mut tls, within).await?;
@@ -50,8 +50,8 @@ pub(crate) async fn serve(
         }
     };
     frame::write(&mut tls, &Reply::Ok { inner }, REPLY_WITHIN).await?;
-    let client = Stream::after_reply(tls, inner).map_err(|_| UserError::TooEarly)?;
-    carry(core, &identity, leg(client), dialed).await;
+    let client = leg(tls, inner).map_err(|_| UserError::TooEarly)?;
+    carry(core, &identity, client, dialed).await;
     Ok(())
 }
 
@@ -69,7 +69,7 @@ fn check(core: &Core, request: &Dial) -> Result<(), (Refusal, String)> {
     Ok(())
 }
 
-async fn refuse(tls: &mut Tls, reason: Refusal, message: String) -> Result<(), UserError> {
+async fn refuse(tls: &mut TlsStream, reason: Refusal, message: String) -> Result<(), UserError> {
     frame::write(tls, &Reply::Refused { reason, message }, REPLY_WITHIN).await?;
     // Without close_notify the client could take the end for an attack.
     let closed = tokio::time::timeout(REPLY_WITHIN, tokio::io::AsyncWriteExt::shutdown(tls)).await;

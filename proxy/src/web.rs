@@ -13,7 +13,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use net::ping::{self, Ping};
-use net::stream::Tls;
+use relay::tls::TlsStream;
 use tokio::time::{Instant, timeout_at};
 
 use crate::Core;
@@ -28,7 +28,7 @@ pub(crate) enum WebError {
 }
 
 /// Answers one request until `deadline`.
-pub(crate) async fn serve(core: &Core, tls: Tls, deadline: Instant) -> Result<(), WebError> {
+pub(crate) async fn serve(core: &Core, tls: TlsStream, deadline: Instant) -> Result<(), WebError> {
     let exchange = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADERS_WITHIN)

@@ -66,6 +66,7 @@ struct RawProxy {
     ssh_public_addr: Option<String>,
     https_keypairs: Vec<(PathBuf, PathBuf)>,
     inner: Option<Inner>,
+    data_plane: Option<proxy::DataPlane>,
 }
 
 #[derive(Debug, Default)]
@@ -98,6 +99,8 @@ pub(crate) fn load(file: Option<&Path>, flags: Flags, hostname: &str) -> Result<
         }
     }
 }
+
+const DATA_PLANES: &str = "must be auto, uring-ktls, uring or epoll";
 
 fn plain(text: impl Into<String>) -> Mistake {
     Mistake { place: None, text: text.into() }
@@ -176,6 +179,8 @@ fn read_services(section: &mut Section<'_>, raw: &mut RawConfig) {
             "tls" => Ok(Inner::Tls),
             other => Err(format!("must be plain or tls, not {other:?}")),
         });
+        raw.proxy.data_plane =
+            proxy.text("data_plane", |text| text.parse().map_err(|_| DATA_PLANES.to_owned()));
         raw.proxy.https_keypairs = proxy
             .texts("https_keypairs", |text| match text.split_once(',') {
                 Some((key, cert)) => Ok((absolute_path(key.trim())?, absolute_path(cert.trim())?)),
@@ -316,6 +321,7 @@ fn settle_proxy(raw: RawProxy, hostname: &str) -> ProxySection {
         public_addr,
         https_keypairs: raw.https_keypairs,
         inner: raw.inner.unwrap_or(Inner::Plain),
+        data_plane: raw.data_plane.unwrap_or_default(),
     }
 }
 

@@ -9,6 +9,9 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use crate::port::Port;
+use crate::tls::TlsStream;
+
 /// A byte stream that is no bare socket: TLS in user space, an SSH channel.
 pub trait Io: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Io for T {}
@@ -19,6 +22,8 @@ pub enum Leg {
     Socket { socket: TcpStream, pending: Bytes },
     /// Anything else.
     Stream(Box<dyn Io>),
+    /// TLS that ends here.
+    Tls(Box<TlsStream>),
 }
 
 impl std::fmt::Debug for Leg {
@@ -26,16 +31,37 @@ impl std::fmt::Debug for Leg {
         out.write_str(match self {
             Self::Socket { .. } => "Leg::Socket",
             Self::Stream(_) => "Leg::Stream",
+            Self::Tls(_) => "Leg::Tls",
         })
     }
 }
 
 impl Leg {
+    /// Whether a worker can move it; tokio must move anything else.
+    pub(crate) fn is_on_socket(&self) -> bool {
+        match self {
+            Self::Socket { .. } | Self::Tls(_) => true,
+            Self::Stream(_) => false,
+        }
+    }
+
+    /// For a worker.
+    pub(crate) fn into_port(self) -> io::Result<Port> {
+        match self {
+            Self::Socket { socket, pending } => Ok(Port::plain(socket.into_std()?.into(), pending)),
+            Self::Tls(stream) => stream.into_port(),
+            Self::Stream(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
     /// Makes the coming drop a reset instead of an orderly end. Best effort: only a bare socket can say it.
     pub(crate) fn abort(&self) {
-        if let Self::Socket { socket, .. } = self
-            && let Err(error) = socket.set_zero_linger()
-        {
+        let socket = match self {
+            Self::Socket { socket, .. } => socket,
+            Self::Tls(stream) => stream.socket(),
+            Self::Stream(_) => return,
+        };
+        if let Err(error) = socket.set_zero_linger() {
             tracing::debug!(%error, "a socket could not be set to end by reset");
         }
     }
@@ -57,6 +83,7 @@ impl AsyncRead for Leg {
                 Poll::Ready(Ok(()))
             }
             Self::Stream(stream) => Pin::new(stream).poll_read(context, buffer),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_read(context, buffer),
         }
     }
 }
@@ -70,18 +97,21 @@ impl AsyncWrite for Leg {
         match self.get_mut() {
             Self::Socket { socket, .. } => Pin::new(socket).poll_write(context, bytes),
             Self::Stream(stream) => Pin::new(stream).poll_write(context, bytes),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_write(context, bytes),
         }
     }
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Socket { socket, .. } => Pin::new(socket).poll_flush(context),
             Self::Stream(stream) => Pin::new(stream).poll_flush(context),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_flush(context),
         }
     }
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Socket { socket, .. } => Pin::new(socket).poll_shutdown(context),
             Self::Stream(stream) => Pin::new(stream).poll_shutdown(context),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_shutdown(context),
         }
     }
 }

@@ -1,33 +1,54 @@
-//! Moves bytes between two legs. Knows nothing of certificates, targets or protocols, and nothing of our other crates.
+//! Moves bytes between two legs, with as little work as the kernel allows. Knows nothing of certificates' meaning, targets
+//! or protocols, and nothing of our other crates.
 //!
-//! The interface is that of the ladder's every rung; what stands is its lowest: readiness by epoll (tokio), TLS in user
-//! space. Invariants: no unbounded buffer, half-close is mapped, every stream can be cut by id, each ends by its idle timeout.
+//! Invariants: no unbounded buffer, half-close is mapped, a reset arrives as a reset, every stream can be cut by id, each
+//! ends by its idle timeout; and all that on every rung of the ladder. `unsafe` in [`sys`] only.
 //!
-//! - [`leg`]: one side of a stream
-//! - [`copy`]: both directions of a stream, until its end
-//! - [`pool`]: buffers, held only while data is moving
-#![forbid(unsafe_code)]
+//! The path of a stream: a listener's connection is asked about ([`service`]) while it is an [`reactor::opening`], or the
+//! control plane brings two legs ([`leg`]); then
+//! - [`ladder`]: which way bytes move here, found out once at start
+//! - [`reactor`]: a thread per core that drives
+//! - [`stream`]: two directions and the stream's end, each a
+//! - [`direction`]: small copies, then splices through [`pipes`], and back; between two
+//! - [`port`]s: sockets, with [`tls`] over them or not; through a [`chunk`]
+//!
+//! A leg that is no socket (an SSH channel) is moved by tokio: [`copy`] with buffers of [`pool`].
 
+mod chunk;
 mod copy;
+mod direction;
+mod ladder;
 mod leg;
+mod pipes;
 mod pool;
+mod port;
+mod reactor;
+mod service;
+mod socket;
+mod stream;
+mod sys;
+pub mod tls;
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use metrics::{Counter, Gauge, counter, gauge};
+use metrics::{Counter, counter, gauge};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+pub use crate::ladder::{DataPlane, Ladder, LadderError, Rung, UnknownDataPlane};
 pub use crate::leg::{Io, Leg};
+pub use crate::service::{Given, Next, OpeningFault, Place, Service};
 
 use crate::copy::Transfer;
 use crate::pool::Pool;
-
-/// The rung of the ladder that moves the bytes, for logs and metrics.
-pub const RUNG: &str = "epoll";
+use crate::reactor::inbox::Inbox;
+use crate::reactor::worker::{Carry, Command, Worker};
+use crate::stream::Stream;
 
 /// Names a relayed stream for [`Relay::cut`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -71,79 +92,270 @@ impl End {
     }
 }
 
-/// The relay; cheap to clone.
+/// What a relay is told.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Streams at once.
+    pub streams_max: usize,
+    /// Threads that move bytes; `None` is one per core that this process may use.
+    pub workers: Option<usize>,
+    pub data_plane: DataPlane,
+}
+
+/// Why a relay does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Ladder(#[from] LadderError),
+    #[error("a worker of the data plane cannot start")]
+    Worker(#[source] io::Error),
+}
+
+/// The relay; cheap to clone. Its workers end with the last clone.
 #[derive(Debug, Clone)]
 pub struct Relay {
-    shared: Arc<Shared>,
+    handle: Arc<Handle>,
 }
 
 #[derive(Debug)]
-struct Shared {
-    streams_max: usize,
-    next_id: AtomicU64,
-    streams: Mutex<HashMap<StreamId, CancellationToken>>,
+struct Handle {
+    shared: Arc<Shared>,
+    workers: Vec<Arc<Inbox<Command>>>,
+    /// Whose turn it is.
+    next_worker: AtomicUsize,
     pool: Pool,
 }
 
+/// What the workers and the control plane both see.
+#[derive(Debug)]
+struct Shared {
+    ladder: Ladder,
+    streams_max: usize,
+    next_id: AtomicU64,
+    streams: Mutex<HashMap<StreamId, Mover>>,
+}
+
+/// Who moves a stream's bytes.
+#[derive(Debug)]
+enum Mover {
+    Task(CancellationToken),
+    Worker(usize),
+}
+
 impl Relay {
-    /// Starts it. `streams_max` bounds how many run at once.
-    pub fn start(streams_max: usize) -> Self {
-        tracing::info!(rung = RUNG, streams_max, "the data plane moves bytes");
-        gauge!("postern_data_plane_rung", "rung" => RUNG).set(1.0);
-        Self {
-            shared: Arc::new(Shared {
-                streams_max,
-                next_id: AtomicU64::new(1),
-                streams: Mutex::default(),
-                pool: Pool::new(),
-            }),
+    /// Starts it.
+    ///
+    /// # Errors
+    /// The rung that was asked for does not work here, or a thread could not be started.
+    pub fn start(settings: Settings) -> Result<Self, StartError> {
+        let ladder = Ladder::probe(settings.data_plane)?;
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        let count = settings.workers.unwrap_or_else(cores).clamp(1, WORKERS_MAX);
+        let (rung, why) = (ladder.rung(), ladder.why());
+        tracing::info!(%rung, why, workers = count, streams_max = settings.streams_max, "the data plane moves bytes");
+        gauge!("postern_data_plane_rung", "rung" => rung.to_string()).set(1.0);
+        let shared = Arc::new(Shared {
+            ladder,
+            streams_max: settings.streams_max,
+            next_id: AtomicU64::new(1),
+            streams: Mutex::default(),
+        });
+        let workers = (0..count)
+            .map(|number| start_worker(&shared, number))
+            .collect::<io::Result<Vec<_>>>()
+            .map_err(StartError::Worker)?;
+        let handle =
+            Handle { shared, workers, next_worker: AtomicUsize::new(0), pool: Pool::new() };
+        Ok(Self { handle: Arc::new(handle) })
+    }
+
+    /// The rung that runs, and why.
+    pub fn ladder(&self) -> &Ladder {
+        &self.handle.shared.ladder
+    }
+
+    /// Accepts connections at `address`, a listener per worker, and lets `service` decide about each. Gives the address
+    /// back, with the port that was taken where it was 0.
+    ///
+    /// # Errors
+    /// The address is taken or not ours, or a worker is too busy to be told.
+    pub fn listen(
+        &self,
+        address: SocketAddr,
+        service: &Arc<dyn Service>,
+    ) -> io::Result<SocketAddr> {
+        // Sharing a port must not mean sharing it with another program of this user's.
+        let exclusive = std::net::TcpListener::bind(address)?;
+        let address = exclusive.local_addr()?;
+        drop(exclusive);
+        for inbox in &self.handle.workers {
+            let listener = socket::listener(address)?;
+            inbox
+                .push(Command::Listen(listener, Arc::clone(service)))
+                .map_err(|_| io::Error::other("a worker is too busy to be told"))?;
+        }
+        Ok(address)
+    }
+
+    /// Accepts no more; what is relayed goes on.
+    pub fn unlisten(&self) {
+        for inbox in &self.handle.workers {
+            if inbox.push(Command::Unlisten).is_err() {
+                tracing::warn!("a worker is too busy to stop accepting");
+            }
         }
     }
+
     /// A new id; never given twice.
     pub fn next_id(&self) -> StreamId {
-        StreamId(self.shared.next_id.fetch_add(1, Ordering::Relaxed))
+        StreamId(self.handle.shared.next_id.fetch_add(1, Ordering::Relaxed))
     }
-    /// Moves bytes until the end. A stream beyond `streams_max`, or with an id that runs already, fails at once.
+
+    /// Moves bytes until the end. A stream beyond `streams_max`, or with an id that runs already, fails at once. When the
+    /// returned future is dropped, the stream is cut.
     pub async fn run(&self, id: StreamId, client: Leg, target: Leg, limits: Limits) -> Outcome {
-        match self.shared.enter(id) {
-            Ok(running) => {
-                let meters = Meters::new();
-                Transfer::new(client, target, &self.shared.pool, &meters, limits)
-                    .run(&running.cut)
-                    .await
-            }
-            Err(error) => {
-                Outcome { bytes_from_client: 0, bytes_from_target: 0, end: End::Failed(error) }
-            }
-        }
+        let moved = if client.is_on_socket() && target.is_on_socket() {
+            self.carry(id, client, target, limits).await
+        } else {
+            self.copy(id, client, target, limits).await
+        };
+        moved.unwrap_or_else(|error| Outcome {
+            bytes_from_client: 0,
+            bytes_from_target: 0,
+            end: End::Failed(error),
+        })
     }
+
+    /// Moves it as a task of tokio's.
+    async fn copy(
+        &self,
+        id: StreamId,
+        client: Leg,
+        target: Leg,
+        limits: Limits,
+    ) -> io::Result<Outcome> {
+        let handle = &self.handle;
+        let cut = CancellationToken::new();
+        handle.shared.enter(id, Mover::Task(cut.clone()))?;
+        let _running = Running { handle, id };
+        let meters = Meters::new();
+        Ok(Transfer::new(client, target, &handle.pool, &meters, limits).run(&cut).await)
+    }
+
+    /// Lets a worker move it.
+    async fn carry(
+        &self,
+        id: StreamId,
+        client: Leg,
+        target: Leg,
+        limits: Limits,
+    ) -> io::Result<Outcome> {
+        let handle = &self.handle;
+        let stream = Stream::new(client.into_port()?, target.into_port()?, limits, Instant::now());
+        let number = handle.next_worker.fetch_add(1, Ordering::Relaxed) % handle.workers.len();
+        let inbox = handle.workers.get(number).ok_or(io::ErrorKind::NotFound)?;
+        handle.shared.enter(id, Mover::Worker(number))?;
+        let _running = Running { handle, id };
+        let (done, outcome) = oneshot::channel();
+        let mut command = Command::Carry(Box::new(Carry { id, stream, done }));
+        for _ in 0..PUSH_TRIES {
+            match inbox.push(command) {
+                Ok(()) => {
+                    let lost = |_| io::Error::other("the relay has ended");
+                    return outcome.await.map_err(lost);
+                }
+                Err(full) => command = full,
+            }
+            tokio::time::sleep(PUSH_PAUSE).await;
+        }
+        Err(io::Error::other("a worker is too busy for a new stream"))
+    }
+
     /// Ends a stream; false when there is none of that id.
     pub fn cut(&self, id: StreamId) -> bool {
+        self.handle.cut(id)
+    }
+    /// Streams that run now.
+    pub fn active(&self) -> usize {
+        self.handle.shared.streams().len()
+    }
+    /// Whether a further stream would fail now; to be asked before a client is told that it may go on.
+    pub fn is_full(&self) -> bool {
+        self.active() >= self.handle.shared.streams_max
+    }
+}
+
+fn start_worker(shared: &Arc<Shared>, number: usize) -> io::Result<Arc<Inbox<Command>>> {
+    let inbox = Arc::new(Inbox::new(INBOX_COMMANDS)?);
+    let (ready, started) = std::sync::mpsc::sync_channel(1);
+    let (for_worker, shared) = (Arc::clone(&inbox), Arc::clone(shared));
+    // A ring belongs to the thread that made it.
+    std::thread::Builder::new().name(format!("relay-{number}")).spawn(move || {
+        let made = shared
+            .ladder
+            .poller()
+            .and_then(|poller| Worker::new(poller, for_worker, Arc::clone(&shared), number));
+        match made {
+            Ok(worker) => {
+                drop(ready.send(Ok(())));
+                worker.run();
+            }
+            Err(error) => drop(ready.send(Err(error))),
+        }
+    })?;
+    started.recv().unwrap_or_else(|_| Err(io::Error::other("the thread ended")))?;
+    Ok(inbox)
+}
+
+impl Handle {
+    fn cut(&self, id: StreamId) -> bool {
         match self.shared.streams().get(&id) {
-            Some(cut) => {
+            Some(Mover::Task(cut)) => {
                 cut.cancel();
+                true
+            }
+            Some(Mover::Worker(number)) => {
+                self.tell(*number, id);
                 true
             }
             None => false,
         }
     }
-    /// Streams that run now.
-    pub fn active(&self) -> usize {
-        self.shared.streams().len()
+
+    /// Tells a worker to cut. Must not fail: it tries until the worker takes it, which is a turn at most.
+    fn tell(&self, number: usize, id: StreamId) {
+        let Some(inbox) = self.workers.get(number) else { return };
+        let mut command = Command::Cut(id);
+        for _ in 0..CUT_TRIES {
+            match inbox.push(command) {
+                Ok(()) => return,
+                Err(full) => command = full,
+            }
+            std::thread::sleep(PUSH_PAUSE);
+        }
+        tracing::error!(?id, "a worker does not take the order to cut a stream");
     }
-    /// Whether a further stream would fail now; to be asked before a client is told that it may go on.
-    pub fn is_full(&self) -> bool {
-        self.active() >= self.shared.streams_max
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        for inbox in &self.workers {
+            let mut command = Command::Stop;
+            while let Err(full) = inbox.push(command) {
+                command = full;
+                std::thread::sleep(PUSH_PAUSE);
+            }
+        }
     }
 }
 
 impl Shared {
-    fn streams(&self) -> MutexGuard<'_, HashMap<StreamId, CancellationToken>> {
+    fn streams(&self) -> MutexGuard<'_, HashMap<StreamId, Mover>> {
         // Every critical section is one map operation: a panic elsewhere leaves the map whole.
         self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn enter(&self, id: StreamId) -> io::Result<Running<'_>> {
+    fn enter(&self, id: StreamId, mover: Mover) -> io::Result<()> {
         let mut streams = self.streams();
         if streams.len() >= self.streams_max {
             return Err(io::Error::other("the relay carries as many streams as it may"));
@@ -151,49 +363,66 @@ impl Shared {
         if streams.contains_key(&id) {
             return Err(io::Error::other("a stream of this id runs already"));
         }
-        let cut = CancellationToken::new();
-        streams.insert(id, cut.clone());
-        Ok(Running { shared: self, id, cut })
+        streams.insert(id, mover);
+        gauge!("postern_relay_streams").set(count(&streams));
+        Ok(())
+    }
+
+    fn enter_worker(&self, id: StreamId, number: usize) -> io::Result<()> {
+        self.enter(id, Mover::Worker(number))
+    }
+
+    fn leave(&self, id: StreamId) -> Option<Mover> {
+        let mut streams = self.streams();
+        let mover = streams.remove(&id);
+        gauge!("postern_relay_streams").set(count(&streams));
+        mover
     }
 }
 
-/// A stream's entry in the table.
+fn count(streams: &HashMap<StreamId, Mover>) -> f64 {
+    u32::try_from(streams.len()).map_or(f64::MAX, f64::from)
+}
+
+/// A stream that somebody waits for; when they no longer do, it is cut.
 struct Running<'a> {
-    shared: &'a Shared,
+    handle: &'a Handle,
     id: StreamId,
-    cut: CancellationToken,
 }
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        self.shared.streams().remove(&self.id);
+        // A worker's stream that has ended is out of the table already.
+        if let Some(Mover::Worker(number)) = self.handle.shared.leave(self.id) {
+            self.handle.tell(number, self.id);
+        }
     }
 }
 
-/// What a stream reports while it runs.
+/// What streams report while they run.
+#[derive(Debug)]
 struct Meters {
-    active: Gauge,
     from_client: Counter,
     from_target: Counter,
 }
 
 impl Meters {
     fn new() -> Self {
-        let active = gauge!("postern_relay_streams");
-        active.increment(1.0);
         Self {
-            active,
             from_client: counter!("postern_relay_bytes_total", "from" => "client"),
             from_target: counter!("postern_relay_bytes_total", "from" => "target"),
         }
     }
 }
 
-impl Drop for Meters {
-    fn drop(&mut self) {
-        self.active.decrement(1.0);
-    }
-}
+/// More threads than any machine's network needs.
+const WORKERS_MAX: usize = 64;
+/// Commands that wait for a worker: some thousand streams opened within a turn.
+const INBOX_COMMANDS: usize = 4096;
+/// With [`PUSH_PAUSE`]: a worker that takes nothing for a second is not well.
+const PUSH_TRIES: usize = 1000;
+const CUT_TRIES: usize = 5000;
+const PUSH_PAUSE: Duration = Duration::from_millis(1);
 
 #[cfg(test)]
 mod tests;

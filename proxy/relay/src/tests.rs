@@ -13,11 +13,47 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::{End, Leg, Limits, Outcome, Relay, StreamId};
+use crate::{DataPlane, End, Leg, Limits, Outcome, Relay, Settings, StreamId};
 
 const NO_LIMITS: Limits = Limits { idle_timeout: None };
 /// No test waits longer for what must happen.
 const SOON: Duration = Duration::from_secs(20);
+
+fn relay(data_plane: DataPlane, streams_max: usize) -> Relay {
+    Relay::start(Settings { streams_max, workers: Some(2), data_plane }).unwrap()
+}
+
+/// The tests below on each rung that needs nothing of the kernel that may be missing; the highest rung has its tests in
+/// `kernel-tests`.
+macro_rules! on_every_rung {
+    ($($name:ident)*) => {
+        mod epoll {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::$name(crate::DataPlane::Epoll).await;
+            })*
+        }
+        mod uring {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::$name(crate::DataPlane::Uring).await;
+            })*
+        }
+    };
+}
+
+on_every_rung! {
+    bulk_both_ways_arrives_whole
+    half_close_is_passed_on_either_way
+    bytes_read_ahead_come_first
+    cut_ends_at_once_and_both_sides_see_a_reset
+    a_reset_is_passed_on
+    last_words_arrive_although_the_other_side_takes_no_more
+    idle_streams_end_and_busy_ones_do_not
+    a_stalled_reader_stops_the_writer
+    a_buffering_writer_is_flushed_when_nothing_more_comes
+    streams_are_bounded_and_ids_are_single
+}
 
 async fn pair() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -39,10 +75,10 @@ struct Running {
 }
 
 impl Running {
-    async fn start(limits: Limits) -> Self {
+    async fn start(plane: DataPlane, limits: Limits) -> Self {
         let (client, client_leg) = pair().await;
         let (target, target_leg) = pair().await;
-        let relay = Relay::start(8);
+        let relay = relay(plane, 8);
         let id = relay.next_id();
         let runner = relay.clone();
         let outcome = tokio::spawn(async move {
@@ -82,9 +118,8 @@ async fn rest(socket: &mut TcpStream) -> std::io::Result<Vec<u8>> {
     timeout(SOON, socket.read_to_end(&mut got)).await.unwrap().map(|_| got)
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn bulk_both_ways_arrives_whole() {
-    let running = Running::start(NO_LIMITS).await;
+async fn bulk_both_ways_arrives_whole(plane: DataPlane) {
+    let running = Running::start(plane, NO_LIMITS).await;
     let (up, down) = (noise(9 << 20, 1), noise((7 << 20) + 13, 2));
     let side = |socket: TcpStream, out: Vec<u8>| async move {
         let (mut read, mut write) = socket.into_split();
@@ -109,10 +144,9 @@ async fn bulk_both_ways_arrives_whole() {
     assert_eq!(running.relay.active(), 0);
 }
 
-#[tokio::test]
-async fn half_close_is_passed_on_either_way() {
+async fn half_close_is_passed_on_either_way(plane: DataPlane) {
     for client_first in [true, false] {
-        let mut running = Running::start(NO_LIMITS).await;
+        let mut running = Running::start(plane, NO_LIMITS).await;
         let (first, second) = if client_first {
             (&mut running.client, &mut running.target)
         } else {
@@ -130,11 +164,10 @@ async fn half_close_is_passed_on_either_way() {
     }
 }
 
-#[tokio::test]
-async fn bytes_read_ahead_come_first() {
+async fn bytes_read_ahead_come_first(plane: DataPlane) {
     let (mut client, client_leg) = pair().await;
     let (mut target, target_leg) = pair().await;
-    let relay = Relay::start(1);
+    let relay = relay(plane, 1);
     let id = relay.next_id();
     send(&mut client, b" and later").await;
     client.shutdown().await.unwrap();
@@ -146,9 +179,8 @@ async fn bytes_read_ahead_come_first() {
     assert_eq!(run.await.unwrap().bytes_from_client, 16);
 }
 
-#[tokio::test]
-async fn cut_ends_at_once_and_both_sides_see_a_reset() {
-    let mut running = Running::start(NO_LIMITS).await;
+async fn cut_ends_at_once_and_both_sides_see_a_reset(plane: DataPlane) {
+    let mut running = Running::start(plane, NO_LIMITS).await;
     send(&mut running.client, b"x").await;
     expect(&mut running.target, b"x").await;
     assert!(running.relay.cut(running.id));
@@ -159,10 +191,9 @@ async fn cut_ends_at_once_and_both_sides_see_a_reset() {
     assert!(!relay.cut(id));
 }
 
-#[tokio::test]
-async fn a_reset_is_passed_on() {
+async fn a_reset_is_passed_on(plane: DataPlane) {
     for client_first in [true, false] {
-        let mut running = Running::start(NO_LIMITS).await;
+        let mut running = Running::start(plane, NO_LIMITS).await;
         send(&mut running.client, b"x").await;
         expect(&mut running.target, b"x").await;
         let Running { client, target, outcome, .. } = running;
@@ -207,11 +238,10 @@ impl AsyncWrite for TakesNothing {
     }
 }
 
-#[tokio::test]
-async fn last_words_arrive_although_the_other_side_takes_no_more() {
+async fn last_words_arrive_although_the_other_side_takes_no_more(plane: DataPlane) {
     let (mut client, client_leg) = pair().await;
     let (mut target, target_leg) = tokio::io::duplex(64);
-    let relay = Relay::start(1);
+    let relay = relay(plane, 1);
     let id = relay.next_id();
     let run = tokio::spawn(async move {
         let target = Leg::Stream(Box::new(TakesNothing(target_leg)));
@@ -225,10 +255,9 @@ async fn last_words_arrive_although_the_other_side_takes_no_more() {
     assert!(matches!(&end, End::Failed(e) if e.kind() == ErrorKind::BrokenPipe), "{end:?}");
 }
 
-#[tokio::test]
-async fn idle_streams_end_and_busy_ones_do_not() {
+async fn idle_streams_end_and_busy_ones_do_not(plane: DataPlane) {
     let idle_timeout = Duration::from_millis(300);
-    let mut running = Running::start(Limits { idle_timeout: Some(idle_timeout) }).await;
+    let mut running = Running::start(plane, Limits { idle_timeout: Some(idle_timeout) }).await;
     let started = tokio::time::Instant::now();
     // One byte at a time, for longer than the timeout.
     while started.elapsed() < idle_timeout * 3 {
@@ -246,7 +275,7 @@ async fn idle_streams_end_and_busy_ones_do_not() {
 async fn a_half_closed_stream_ends_although_no_idle_timeout_is_set() {
     let (mut client, client_leg) = tokio::io::duplex(64);
     let (target, target_leg) = tokio::io::duplex(64);
-    let relay = Relay::start(1);
+    let relay = relay(DataPlane::Epoll, 1);
     client.shutdown().await.unwrap();
     let legs = (Leg::Stream(Box::new(client_leg)), Leg::Stream(Box::new(target_leg)));
     let outcome = relay.run(relay.next_id(), legs.0, legs.1, NO_LIMITS).await;
@@ -254,9 +283,8 @@ async fn a_half_closed_stream_ends_although_no_idle_timeout_is_set() {
     drop(target);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stalled_reader_stops_the_writer() {
-    let running = Running::start(NO_LIMITS).await;
+async fn a_stalled_reader_stops_the_writer(plane: DataPlane) {
+    let running = Running::start(plane, NO_LIMITS).await;
     let mut client = running.client;
     let writer = tokio::spawn(async move {
         // More than all socket buffers on the way can hold.
@@ -277,11 +305,10 @@ async fn a_stalled_reader_stops_the_writer() {
     drop(running.target);
 }
 
-#[tokio::test]
-async fn a_buffering_writer_is_flushed_when_nothing_more_comes() {
+async fn a_buffering_writer_is_flushed_when_nothing_more_comes(plane: DataPlane) {
     let (mut client, client_leg) = tokio::io::duplex(1024);
     let (mut target, target_leg) = tokio::io::duplex(1024);
-    let relay = Relay::start(1);
+    let relay = relay(plane, 1);
     let id = relay.next_id();
     let run = tokio::spawn(async move {
         let target = Leg::Stream(Box::new(BufWriter::with_capacity(1 << 16, target_leg)));
@@ -295,9 +322,8 @@ async fn a_buffering_writer_is_flushed_when_nothing_more_comes() {
     timeout(SOON, run).await.unwrap().unwrap();
 }
 
-#[tokio::test]
-async fn streams_are_bounded_and_ids_are_single() {
-    let relay = Relay::start(1);
+async fn streams_are_bounded_and_ids_are_single(plane: DataPlane) {
+    let relay = relay(plane, 1);
     let (a, a_leg) = pair().await;
     let (b, b_leg) = pair().await;
     let first = relay.next_id();

@@ -244,6 +244,7 @@ impl Bench {
             data_dir: folder,
             inner,
             web_keypairs: vec![],
+            data_plane: crate::DataPlane::Auto,
             limits,
         };
         let revisions = feed.watch();

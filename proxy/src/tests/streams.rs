@@ -188,8 +188,11 @@ async fn draining_ends_the_door_but_not_what_runs() {
     echoes(&mut running, b"x").await;
     bench.shutdown.drain();
     within(node.state.wait_for(|state| *state == State::Connecting)).await.unwrap();
-    let refused = bench.dial("alice", "web1").await;
-    assert!(matches!(refused, Err(DialError::Connect { .. })), "{refused:?}");
+    // The nodes hear of it a moment before or after the listener is gone.
+    let closed = async {
+        while !matches!(bench.dial("alice", "web1").await, Err(DialError::Connect { .. })) {}
+    };
+    within(closed).await;
     echoes(&mut running, b"goes on").await;
     bench.shutdown.stop();
     within(bench.proxy.finished()).await;

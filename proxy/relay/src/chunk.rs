@@ -1,0 +1,72 @@
+//! Bytes on their way: one read's worth, in a buffer that a worker has once, not per stream. A TLS read leaves the
+//! plaintext of each record where the record stood, so the bytes are in pieces.
+
+use std::ops::Range;
+
+/// One read's worth of bytes.
+pub(crate) struct Chunk {
+    buffer: Box<[u8]>,
+    pieces: Vec<Range<usize>>,
+}
+
+impl std::fmt::Debug for Chunk {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Chunk").field("pieces", &self.pieces).finish_non_exhaustive()
+    }
+}
+
+impl Chunk {
+    pub(crate) fn new() -> Self {
+        Self { buffer: vec![0; CHUNK_BYTES].into_boxed_slice(), pieces: Vec::with_capacity(64) }
+    }
+    /// Room for a read, and the list of pieces, emptied.
+    pub(crate) fn parts(&mut self) -> (&mut [u8], &mut Vec<Range<usize>>) {
+        self.pieces.clear();
+        (&mut self.buffer, &mut self.pieces)
+    }
+    /// Says that the first `count` bytes are the read.
+    pub(crate) fn set(&mut self, count: usize) {
+        self.pieces.clear();
+        if count > 0 {
+            self.pieces.push(0..count);
+        }
+    }
+    /// How many bytes there are.
+    pub(crate) fn len(&self) -> usize {
+        self.pieces.iter().map(ExactSizeIterator::len).sum()
+    }
+    /// The bytes in order.
+    pub(crate) fn slices(&self) -> impl Iterator<Item = &[u8]> {
+        self.pieces.iter().map(|piece| self.buffer.get(piece.clone()).unwrap_or_default())
+    }
+    /// A copy of what is behind the first `done` bytes.
+    pub(crate) fn rest(&self, mut done: usize) -> Vec<u8> {
+        let mut rest = Vec::with_capacity(self.len().saturating_sub(done));
+        for slice in self.slices() {
+            let skip = done.min(slice.len());
+            done = done.saturating_sub(skip);
+            rest.extend_from_slice(slice.get(skip..).unwrap_or_default());
+        }
+        rest
+    }
+}
+
+/// The largest read. Larger ones gained nothing; see bench/README.md.
+pub(crate) const CHUNK_BYTES: usize = 256 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rest_of_pieces_is_what_was_not_taken() {
+        let mut chunk = Chunk::new();
+        let (buffer, pieces) = chunk.parts();
+        buffer[..10].copy_from_slice(b"0123456789");
+        pieces.extend([0..3, 5..7, 9..10]);
+        assert_eq!(chunk.len(), 6);
+        for (done, rest) in [(0, &b"012569"[..]), (2, b"2569"), (3, b"569"), (4, b"69"), (6, b"")] {
+            assert_eq!(chunk.rest(done), rest, "{done}");
+        }
+    }
+}

@@ -1,0 +1,353 @@
+//! A connection from accept until it is relayed or given away: what it says first, its TLS handshake, the dialing. Each
+//! step asks the listener's [`Service`]. Owned by [`super::worker`]; a step never waits.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+
+use crate::Limits;
+use crate::chunk::Chunk;
+use crate::direction::Side as _;
+use crate::port::Port;
+use crate::service::{Given, Next, OpeningFault, Place, Service};
+use crate::tls::session::Outgoing;
+use crate::tls::{Established, Handshake};
+
+/// A connection that is not relayed yet.
+pub(crate) struct Opening {
+    pub(crate) port: Port,
+    pub(crate) from: SocketAddr,
+    pub(crate) service: Arc<dyn Service>,
+    pub(crate) deadline: Instant,
+    place: Place,
+    /// What came so far.
+    bytes: Vec<u8>,
+    phase: Phase,
+    keep_keys: bool,
+}
+
+enum Phase {
+    /// The service wants to see more.
+    Asking,
+    Handshake(Box<Handshake>),
+    /// The last of the handshake is on its way out.
+    Finishing(Box<Established>),
+    Connecting {
+        target: OwnedFd,
+        established: Option<Box<Established>>,
+        limits: Limits,
+        place: Option<Place>,
+    },
+}
+
+/// What a step came to.
+pub(crate) enum Step {
+    /// A target is being dialed: its socket is to be watched.
+    Dialing(Opening),
+    Failed(Opening, OpeningFault),
+    /// For the control plane.
+    Give(Arc<dyn Service>, Box<Given>),
+    /// Turned away.
+    Refused(Opening),
+    Relay(Box<Ready>),
+    Waits(Opening),
+}
+
+/// Both sides are there.
+pub(crate) struct Ready {
+    pub(crate) client: Port,
+    pub(crate) target: Port,
+    pub(crate) limits: Limits,
+    pub(crate) place: Option<Place>,
+    pub(crate) from: SocketAddr,
+    pub(crate) service: Arc<dyn Service>,
+}
+
+impl Opening {
+    pub(crate) fn new(
+        socket: OwnedFd,
+        from: SocketAddr,
+        service: Arc<dyn Service>,
+        place: Place,
+        now: Instant,
+        keep_keys: bool,
+    ) -> Self {
+        let deadline = now + service.within();
+        let mut port = Port::plain(socket, Bytes::new());
+        // The first event says when there is something.
+        port.wait_for_event();
+        let (bytes, phase) = (Vec::new(), Phase::Asking);
+        Self { port, from, service, deadline, place, bytes, phase, keep_keys }
+    }
+
+    /// Whether there may be something to read that nobody has been told of.
+    pub(crate) fn wants_turn(&self) -> bool {
+        match self.phase {
+            Phase::Asking | Phase::Handshake(_) => self.port.is_readable(),
+            Phase::Connecting { .. } | Phase::Finishing(_) => false,
+        }
+    }
+
+    /// The target's socket while it is being dialed.
+    pub(crate) fn target(&self) -> Option<&OwnedFd> {
+        match &self.phase {
+            Phase::Connecting { target, .. } => Some(target),
+            Phase::Asking | Phase::Finishing(_) | Phase::Handshake(_) => None,
+        }
+    }
+
+    /// The first step: some services need nothing from the client to know where it goes.
+    pub(crate) fn begin(self) -> Step {
+        let next = self.service.route(self.from, &[]);
+        self.follow(next, None)
+    }
+
+    /// Goes on after an event.
+    pub(crate) fn step(mut self, chunk: &mut Chunk) -> Step {
+        loop {
+            match std::mem::replace(&mut self.phase, Phase::Asking) {
+                Phase::Asking => match self.fill(chunk) {
+                    Ok(()) => match self.service.route(self.from, &self.bytes) {
+                        Next::More => {}
+                        next => return self.follow(next, None),
+                    },
+                    Err(Some(fault)) => return Step::Failed(self, fault),
+                    Err(None) => return Step::Waits(self),
+                },
+                Phase::Handshake(handshake) => return self.shake(handshake, chunk),
+                Phase::Finishing(mut established) => {
+                    match send(&mut self.port, &mut established.outgoing) {
+                        Ok(()) => {
+                            let next = self.service.established(self.from, &established);
+                            return self.follow(next, Some(established));
+                        }
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                            self.phase = Phase::Finishing(established);
+                            return Step::Waits(self);
+                        }
+                        Err(error) => return Step::Failed(self, OpeningFault::Io(error)),
+                    }
+                }
+                phase @ Phase::Connecting { .. } => {
+                    self.phase = phase;
+                    return self.connected();
+                }
+            }
+        }
+    }
+
+    /// Reads what is there behind what came so far. `Err(None)`: nothing now.
+    fn fill(&mut self, chunk: &mut Chunk) -> Result<(), Option<OpeningFault>> {
+        if self.bytes.len() >= OPENING_BYTES_MAX {
+            return Err(Some(OpeningFault::TooLong));
+        }
+        match receive(&mut self.port, chunk) {
+            Ok(bytes) => {
+                self.bytes.extend_from_slice(bytes);
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(None),
+            Err(error) => Err(Some(OpeningFault::Io(error))),
+        }
+    }
+
+    fn follow(mut self, next: Next, established: Option<Box<Established>>) -> Step {
+        match next {
+            Next::More => Step::Waits(self),
+            Next::Refuse(words) => {
+                let mut out = Outgoing::default();
+                if let Some(mut established) = established {
+                    let close = established.session.close(&mut out);
+                    if let Err(error) = close {
+                        tracing::debug!(%error, "a refusal could not be closed in order");
+                    }
+                } else {
+                    out.push(words.to_vec());
+                }
+                if let Err(error) = send(&mut self.port, &mut out) {
+                    tracing::debug!(%error, "a refusal could not be said");
+                }
+                Step::Refused(self)
+            }
+            Next::Give => {
+                let given = Given {
+                    socket: self.port.into_parts().0,
+                    from: self.from,
+                    opening: Bytes::from(self.bytes),
+                    established: established.map(|established| *established),
+                    place: self.place,
+                    deadline: self.deadline,
+                };
+                Step::Give(self.service, Box::new(given))
+            }
+            Next::Terminate(config) => match Handshake::new(config, self.keep_keys) {
+                Ok(mut handshake) => match handshake.feed(&std::mem::take(&mut self.bytes)) {
+                    Ok(done) => self.shaken(Box::new(handshake), done),
+                    Err(fault) => self.refused(handshake, fault.into()),
+                },
+                Err(fault) => Step::Failed(self, fault.into()),
+            },
+            Next::Dial { to, limits, place } => self.dial(to, limits, place, established),
+        }
+    }
+
+    /// Reads for the handshake until it is done or nothing more is there.
+    fn shake(mut self, mut handshake: Box<Handshake>, chunk: &mut Chunk) -> Step {
+        if let Err(error) = send(&mut self.port, &mut handshake.outgoing)
+            && error.kind() != io::ErrorKind::WouldBlock
+        {
+            return Step::Failed(self, OpeningFault::Io(error));
+        }
+        let fed = match receive(&mut self.port, chunk) {
+            Ok(bytes) => handshake.feed(bytes),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.phase = Phase::Handshake(handshake);
+                return Step::Waits(self);
+            }
+            Err(error) => return Step::Failed(self, OpeningFault::Io(error)),
+        };
+        match fed {
+            Ok(done) => self.shaken(handshake, done),
+            Err(fault) => self.refused(*handshake, fault.into()),
+        }
+    }
+
+    fn shaken(mut self, mut handshake: Box<Handshake>, done: bool) -> Step {
+        if done {
+            match handshake.finish() {
+                Ok(mut established) => {
+                    // A first try: usually there is room, and the client need not wait for our dialing.
+                    match send(&mut self.port, &mut established.outgoing) {
+                        Ok(()) => {
+                            let next = self.service.established(self.from, &established);
+                            self.follow(next, Some(Box::new(established)))
+                        }
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                            self.phase = Phase::Finishing(Box::new(established));
+                            Step::Waits(self)
+                        }
+                        Err(error) => Step::Failed(self, OpeningFault::Io(error)),
+                    }
+                }
+                Err(fault) => Step::Failed(self, fault.into()),
+            }
+        } else {
+            match send(&mut self.port, &mut handshake.outgoing) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Step::Failed(self, OpeningFault::Io(error)),
+            }
+            self.phase = Phase::Handshake(handshake);
+            Step::Waits(self)
+        }
+    }
+
+    /// Says why, as far as there is room.
+    fn refused(mut self, mut handshake: Handshake, fault: OpeningFault) -> Step {
+        if let Err(error) = send(&mut self.port, &mut handshake.outgoing) {
+            tracing::debug!(%error, "an alert could not be sent");
+        }
+        Step::Failed(self, fault)
+    }
+
+    fn dial(
+        mut self,
+        to: SocketAddr,
+        limits: Limits,
+        place: Option<Place>,
+        established: Option<Box<Established>>,
+    ) -> Step {
+        match connect(to) {
+            Ok((target, connected)) => {
+                self.phase = Phase::Connecting { target, established, limits, place };
+                if connected {
+                    return self.relay();
+                }
+                self.deadline = self.deadline.max(Instant::now() + CONNECT_WITHIN);
+                Step::Dialing(self)
+            }
+            Err(error) => Step::Failed(self, OpeningFault::Dial(error)),
+        }
+    }
+
+    /// The target's socket has something to say: it stands, or why not.
+    fn connected(self) -> Step {
+        let Some(target) = self.target() else { return Step::Waits(self) };
+        match sockopt::socket_error(target) {
+            Ok(Ok(())) => match rustix::net::getpeername(target) {
+                Ok(_) => self.relay(),
+                // An event that came before.
+                Err(rustix::io::Errno::NOTCONN) => Step::Waits(self),
+                Err(error) => Step::Failed(self, OpeningFault::Dial(error.into())),
+            },
+            Ok(Err(error)) | Err(error) => Step::Failed(self, OpeningFault::Dial(error.into())),
+        }
+    }
+
+    fn relay(mut self) -> Step {
+        let phase = std::mem::replace(&mut self.phase, Phase::Asking);
+        let Phase::Connecting { target, established, limits, place } = phase else {
+            return Step::Waits(self);
+        };
+        let (socket, _) = self.port.into_parts();
+        let client = match established {
+            None => Port::plain(socket, Bytes::from(self.bytes)),
+            Some(established) => {
+                let Established { session, incoming, outgoing, .. } = *established;
+                Port::tls(socket, session, incoming, outgoing)
+            }
+        };
+        Step::Relay(Box::new(Ready {
+            client,
+            target: Port::plain(target, Bytes::new()),
+            limits,
+            place,
+            from: self.from,
+            service: self.service,
+        }))
+    }
+}
+
+/// Reads what is there; an end is an error here.
+fn receive<'a>(port: &mut Port, chunk: &'a mut Chunk) -> io::Result<&'a [u8]> {
+    if !port.is_readable() {
+        return Err(io::ErrorKind::WouldBlock.into());
+    }
+    match port.read(chunk, READ_BYTES)? {
+        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        _ => Ok(chunk.slices().next().unwrap_or_default()),
+    }
+}
+
+/// Sends all, or as much as there is room for.
+fn send(port: &mut Port, out: &mut Outgoing) -> io::Result<()> {
+    while !out.is_empty() {
+        let count = port.send_slices(out.slices())?;
+        out.wrote(count);
+    }
+    Ok(())
+}
+
+/// A socket on its way to `to`, and whether it is there already, as on loopback.
+fn connect(to: SocketAddr) -> io::Result<(OwnedFd, bool)> {
+    let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+    crate::socket::prepare(&socket)?;
+    match rustix::net::connect(&socket, &to) {
+        Ok(()) => Ok((socket, true)),
+        Err(rustix::io::Errno::INPROGRESS) => Ok((socket, false)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A ClientHello with everything that is in use today fits four times.
+const OPENING_BYTES_MAX: usize = 16 * 1024;
+const READ_BYTES: usize = 16 * 1024;
+/// Targets that are dialed from here are near.
+const CONNECT_WITHIN: Duration = Duration::from_secs(5);

@@ -1,0 +1,638 @@
+//! One worker: waits for events, then drives each connection that has some, each for a bounded turn. Events are all
+//! collected before any is handled, so that handling one cannot make another stale. A connection has one entry in
+//! the table; an event for a connection that has gone is known by its generation.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use slab::Slab;
+use tokio::sync::oneshot;
+
+use super::inbox::Inbox;
+use super::opening::{Opening, Ready, Step};
+use super::poller::{Event, Key, Kind, Poller};
+use super::timers::{Timers, Who};
+use crate::chunk::Chunk;
+use crate::direction::Kit;
+use crate::pipes::{PIPES_MAX, Pipes};
+use crate::port::Port;
+use crate::service::{OpeningFault, Place, Service};
+use crate::stream::{Stream, Turn};
+use crate::{End, Meters, Outcome, Shared, StreamId};
+
+/// What the control plane asks.
+pub(crate) enum Command {
+    /// Relay.
+    Carry(Box<Carry>),
+    Cut(StreamId),
+    /// Accept there.
+    Listen(OwnedFd, Arc<dyn Service>),
+    /// Accept no more.
+    Unlisten,
+    /// End everything.
+    Stop,
+}
+
+impl std::fmt::Debug for Command {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str(match self {
+            Self::Carry(_) => "Carry",
+            Self::Cut(_) => "Cut",
+            Self::Listen(..) => "Listen",
+            Self::Stop => "Stop",
+            Self::Unlisten => "Unlisten",
+        })
+    }
+}
+
+/// A stream from the control plane.
+pub(crate) struct Carry {
+    pub(crate) id: StreamId,
+    pub(crate) stream: Stream<Port>,
+    pub(crate) done: oneshot::Sender<Outcome>,
+}
+
+/// A worker's state.
+pub(crate) struct Worker {
+    poller: Poller,
+    inbox: Arc<Inbox<Command>>,
+    shared: Arc<Shared>,
+    number: usize,
+    table: Slab<Entry>,
+    generation: u32,
+    ids: HashMap<StreamId, Who>,
+    listeners: Vec<Listener>,
+    timers: Timers,
+    /// Connections that have something to do.
+    ready: VecDeque<Who>,
+    kit: Kit<Pipes>,
+    meters: Meters,
+    now: Instant,
+    /// Accepting rests until then.
+    paused_until: Option<Instant>,
+    stopping: bool,
+}
+
+/// A connection's place in the table.
+struct Entry {
+    generation: u32,
+    stage: Option<Stage>,
+    deadline: Option<Instant>,
+    queued: bool,
+    /// The target's socket is watched.
+    watches_target: bool,
+}
+
+enum Stage {
+    Opening(Box<Opening>),
+    Relaying(Box<Relaying>),
+}
+
+struct Relaying {
+    id: StreamId,
+    stream: Stream<Port>,
+    report: Report,
+}
+
+/// Who learns of the end.
+enum Report {
+    Asker(oneshot::Sender<Outcome>),
+    Service { service: Arc<dyn Service>, from: SocketAddr, _place: Option<Place> },
+}
+
+struct Listener {
+    socket: OwnedFd,
+    service: Arc<dyn Service>,
+    armed: bool,
+    /// Accepts no more; kept for what the kernel has accepted already.
+    closing: bool,
+}
+
+impl Worker {
+    pub(crate) fn new(
+        mut poller: Poller,
+        inbox: Arc<Inbox<Command>>,
+        shared: Arc<Shared>,
+        number: usize,
+    ) -> io::Result<Self> {
+        poller.watch(Key::WAKE, inbox.wake())?;
+        Ok(Self {
+            poller,
+            inbox,
+            shared,
+            number,
+            table: Slab::new(),
+            generation: 0,
+            ids: HashMap::new(),
+            listeners: Vec::new(),
+            timers: Timers::default(),
+            ready: VecDeque::new(),
+            kit: Kit { chunk: Chunk::new(), pipes: Pipes::new(PIPES_MAX), held: 0 },
+            meters: Meters::new(),
+            now: Instant::now(),
+            paused_until: None,
+            stopping: false,
+        })
+    }
+
+    /// Runs until [`Command::Stop`].
+    pub(crate) fn run(mut self) {
+        let mut events = Vec::new();
+        while !self.stopping {
+            let timeout = self.timeout();
+            if let Err(error) = self.poller.wait(timeout, &mut events) {
+                // Nothing that waiting again would mend: the streams end, and say so.
+                tracing::error!(%error, worker = self.number, "a worker cannot wait for events");
+                break;
+            }
+            self.inbox.awake();
+            self.now = Instant::now();
+            for event in events.drain(..) {
+                self.note(event);
+            }
+            self.obey();
+            self.expire();
+            self.turns();
+            if let Err(error) = self.poller.settle() {
+                tracing::error!(%error, worker = self.number, "a worker cannot submit");
+                break;
+            }
+        }
+        self.end_all();
+    }
+
+    /// How long to wait: not at all while there is something to do.
+    fn timeout(&mut self) -> Option<Duration> {
+        if !self.ready.is_empty() || !self.inbox.sleep() {
+            return Some(Duration::ZERO);
+        }
+        let pause = self.paused_until.map(|until| until.saturating_duration_since(self.now));
+        // Never zero by rounding, or a deadline a moment away would be waited for by spinning.
+        let next = [self.timers.next_in(self.now), pause].into_iter().flatten().min();
+        next.map(|wait| wait.max(Duration::from_millis(1)))
+    }
+
+    fn note(&mut self, event: Event) {
+        match event {
+            Event::Accepted { key, socket } => match socket {
+                Ok(socket) => self.accepted(key, socket),
+                Err(error) => self.accept_failed(&error),
+            },
+            Event::Ready { key, readable, writable, closed } => {
+                if key.kind() == Kind::Wake {
+                    self.inbox.woken();
+                } else {
+                    self.socket_ready(key, readable, writable, closed);
+                }
+            }
+            Event::Unarmed { key } => self.rearm(key),
+        }
+    }
+
+    fn socket_ready(&mut self, key: Key, readable: bool, writable: bool, closed: bool) {
+        let who = (key.index(), key.generation());
+        let Some(entry) = live(&mut self.table, who) else { return };
+        match (&mut entry.stage, key.kind()) {
+            (Some(Stage::Opening(opening)), Kind::Client) => {
+                opening.port.ready(readable, writable, closed);
+            }
+            (Some(Stage::Relaying(relaying)), Kind::Client) => {
+                relaying.stream.client.ready(readable, writable, closed);
+            }
+            (Some(Stage::Relaying(relaying)), Kind::Target) => {
+                relaying.stream.target.ready(readable, writable, closed);
+            }
+            (Some(Stage::Opening(_)), _) | (Some(Stage::Relaying(_)), _) | (None, _) => {}
+        }
+        queue(&mut self.ready, entry, who);
+    }
+
+    /// A watch or an accept ended by itself.
+    fn rearm(&mut self, key: Key) {
+        let done = match key.kind() {
+            Kind::Wake => self.poller.watch(Key::WAKE, self.inbox.wake()),
+            Kind::Listener => {
+                if let Some(listener) = self.listeners.get_mut(key.index() as usize) {
+                    listener.armed = false;
+                }
+                self.arm_listeners();
+                self.drop_closed_listeners();
+                Ok(())
+            }
+            kind @ (Kind::Client | Kind::Target) => {
+                let who = (key.index(), key.generation());
+                let Some(entry) = live(&mut self.table, who) else { return };
+                let socket = match (&entry.stage, kind) {
+                    (Some(Stage::Opening(opening)), Kind::Client) => Some(opening.port.socket()),
+                    (Some(Stage::Opening(opening)), _) => opening.target().map(AsFd::as_fd),
+                    (Some(Stage::Relaying(relaying)), Kind::Client) => {
+                        Some(relaying.stream.client.socket())
+                    }
+                    (Some(Stage::Relaying(relaying)), _) => Some(relaying.stream.target.socket()),
+                    (None, _) => None,
+                };
+                socket.map_or(Ok(()), |socket| self.poller.watch(key, socket))
+            }
+        };
+        if let Err(error) = done {
+            tracing::error!(%error, "a socket could not be watched again");
+        }
+    }
+
+    fn accepted(&mut self, key: Key, socket: OwnedFd) {
+        let Some(listener) = self.listeners.get(key.index() as usize) else { return };
+        let service = Arc::clone(&listener.service);
+        let from = match rustix::net::getpeername(&socket) {
+            Ok(Some(address)) => match SocketAddr::try_from(address) {
+                Ok(from) => from,
+                Err(_) => return,
+            },
+            // Gone before we looked.
+            Ok(None) | Err(_) => return,
+        };
+        let Some(place) = service.admit(from) else { return };
+        let keep_keys = self.shared.ladder.uses_ktls();
+        let opening = Opening::new(socket, from, service, place, self.now, keep_keys);
+        let who = self.insert();
+        let Some(entry) = live(&mut self.table, who) else { return };
+        let key = Key::new(Kind::Client, who.0, who.1);
+        if let Err(error) = self.poller.watch(key, opening.port.socket()) {
+            self.table.remove(who.0 as usize);
+            tracing::warn!(%error, "a new connection could not be watched");
+            return;
+        }
+        entry.deadline = Some(opening.deadline);
+        self.timers.set(who, None, opening.deadline);
+        let step = guarded(|| opening.begin());
+        self.took(who, step);
+    }
+
+    fn accept_failed(&mut self, error: &io::Error) {
+        use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+        if matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+            || error.raw_os_error() == Some(libc::ECANCELED)
+        {
+            return;
+        }
+        if self.paused_until.is_none() {
+            // Out of descriptors or memory: connections that end give them back.
+            tracing::warn!(%error, "connections cannot be accepted for a moment");
+            metrics::counter!("postern_relay_accept_pauses_total").increment(1);
+        }
+        for (index, listener) in self.listeners.iter_mut().enumerate() {
+            if listener.armed {
+                listener.armed = self.poller.unlisten(listener_key(index));
+            }
+        }
+        self.paused_until = Some(self.now + ACCEPT_PAUSE);
+    }
+
+    fn arm_listeners(&mut self) {
+        if self.paused_until.is_some() || self.stopping {
+            return;
+        }
+        for (index, listener) in self.listeners.iter_mut().enumerate() {
+            if !listener.armed && !listener.closing {
+                match self.poller.listen(listener_key(index), &listener.socket) {
+                    Ok(()) => listener.armed = true,
+                    Err(error) => tracing::error!(%error, "a listener could not be armed"),
+                }
+            }
+        }
+    }
+
+    /// A fresh entry.
+    fn insert(&mut self) -> Who {
+        self.generation = self.generation.wrapping_add(1);
+        let entry = Entry {
+            generation: self.generation,
+            stage: None,
+            deadline: None,
+            queued: false,
+            watches_target: false,
+        };
+        let index = self.table.insert(entry);
+        // The number of streams is bounded far below 2^30.
+        (u32::try_from(index).unwrap_or(u32::MAX), self.generation)
+    }
+
+    /// What the control plane wants.
+    fn obey(&mut self) {
+        for _ in 0..COMMANDS_PER_TURN {
+            let Some(command) = self.inbox.pop() else { return };
+            match command {
+                Command::Carry(carry) => {
+                    let Carry { id, stream, done } = *carry;
+                    let who = self.insert();
+                    self.relay(who, id, stream, Report::Asker(done));
+                }
+                Command::Cut(id) => {
+                    if let Some(who) = self.ids.get(&id).copied() {
+                        self.finish(who, End::Cut);
+                    }
+                }
+                Command::Listen(socket, service) => {
+                    self.listeners.push(Listener { socket, service, armed: false, closing: false });
+                    self.arm_listeners();
+                }
+                Command::Unlisten => self.unlisten(),
+                Command::Stop => self.stopping = true,
+            }
+        }
+    }
+
+    fn unlisten(&mut self) {
+        for (index, listener) in self.listeners.iter_mut().enumerate() {
+            listener.closing = true;
+            if listener.armed {
+                listener.armed = self.poller.unlisten(listener_key(index));
+            }
+        }
+        self.drop_closed_listeners();
+    }
+
+    fn drop_closed_listeners(&mut self) {
+        // All or none, since their places are their names.
+        if self.listeners.iter().all(|listener| listener.closing && !listener.armed) {
+            self.listeners.clear();
+        }
+    }
+
+    /// Whoever has waited too long.
+    fn expire(&mut self) {
+        if self.paused_until.is_some_and(|until| until <= self.now) {
+            self.paused_until = None;
+            self.arm_listeners();
+        }
+        while let Some(who) = self.timers.due(self.now) {
+            let Some(entry) = live(&mut self.table, who) else { continue };
+            entry.deadline = None;
+            match &entry.stage {
+                Some(Stage::Relaying(relaying)) => {
+                    let deadline = relaying.stream.deadline();
+                    if deadline.is_none_or(|deadline| deadline > self.now) {
+                        self.set_deadline(who, deadline);
+                    } else {
+                        let end = relaying.stream.timed_out();
+                        self.finish(who, end);
+                    }
+                }
+                Some(Stage::Opening(_)) => {
+                    if let Some(Stage::Opening(opening)) = entry.stage.take() {
+                        let fault = match opening.target() {
+                            Some(_) => OpeningFault::Dial(io::ErrorKind::TimedOut.into()),
+                            None => OpeningFault::TimedOut,
+                        };
+                        opening.service.failed(opening.from, &fault);
+                        self.discard(who, opening.port.socket(), opening.target().map(AsFd::as_fd));
+                    }
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// Everyone with something to do has a turn; whoever is not done then comes again after the next look at events.
+    fn turns(&mut self) {
+        for _ in 0..self.ready.len() {
+            let Some(who) = self.ready.pop_front() else { return };
+            let Some(entry) = live(&mut self.table, who) else { continue };
+            entry.queued = false;
+            match entry.stage.take() {
+                Some(Stage::Opening(opening)) => {
+                    let chunk = &mut self.kit.chunk;
+                    let step = guarded(|| opening.step(chunk));
+                    self.took(who, step);
+                }
+                Some(Stage::Relaying(relaying)) => self.turn(who, relaying),
+                None => {}
+            }
+        }
+    }
+
+    fn turn(&mut self, who: Who, mut relaying: Box<Relaying>) {
+        let (up, down) = relaying.stream.moved();
+        let (kit, now) = (&mut self.kit, self.now);
+        let stream = &mut relaying.stream;
+        let turn = guarded(|| stream.turn(kit, now));
+        let (up_now, down_now) = relaying.stream.moved();
+        self.meters.from_client.increment(up_now.saturating_sub(up));
+        self.meters.from_target.increment(down_now.saturating_sub(down));
+        let Some(entry) = live(&mut self.table, who) else { return };
+        let deadline = relaying.stream.deadline();
+        entry.stage = Some(Stage::Relaying(relaying));
+        match turn {
+            Some(Turn::Waits) => {
+                // Later deadlines are looked at when the earlier one has passed.
+                let sooner = match (entry.deadline, deadline) {
+                    (Some(set), Some(new)) => new < set,
+                    (None, new) => new.is_some(),
+                    (Some(_), None) => false,
+                };
+                if sooner {
+                    self.set_deadline(who, deadline);
+                }
+            }
+            Some(Turn::Again) => queue(&mut self.ready, entry, who),
+            Some(Turn::Ended(end)) => self.finish(who, end),
+            None => self.finish(who, End::Failed(io::Error::other("a fault of the relay"))),
+        }
+    }
+
+    fn set_deadline(&mut self, who: Who, deadline: Option<Instant>) {
+        let Some(entry) = live(&mut self.table, who) else { return };
+        match deadline {
+            Some(deadline) => self.timers.set(who, entry.deadline, deadline),
+            None => self.timers.clear(who, entry.deadline),
+        }
+        entry.deadline = deadline;
+    }
+
+    /// What an opening's step came to.
+    fn took(&mut self, who: Who, step: Option<Step>) {
+        match step {
+            Some(Step::Waits(opening)) => {
+                let Some(entry) = live(&mut self.table, who) else { return };
+                let again = opening.wants_turn();
+                entry.stage = Some(Stage::Opening(Box::new(opening)));
+                if again {
+                    queue(&mut self.ready, entry, who);
+                }
+            }
+            Some(Step::Dialing(opening)) => self.dialing(who, opening),
+            Some(Step::Failed(opening, fault)) => {
+                opening.service.failed(opening.from, &fault);
+                self.discard(who, opening.port.socket(), opening.target().map(AsFd::as_fd));
+            }
+            Some(Step::Relay(ready)) => self.relay_ready(who, *ready),
+            Some(Step::Give(service, given)) => {
+                self.discard(who, given.socket.as_fd(), None);
+                service.give(*given);
+            }
+            Some(Step::Refused(opening)) => self.discard(who, opening.port.socket(), None),
+            None => self.forget(who),
+        }
+    }
+
+    fn dialing(&mut self, who: Who, opening: Opening) {
+        let key = Key::new(Kind::Target, who.0, who.1);
+        let Some(entry) = live(&mut self.table, who) else { return };
+        let watched = match opening.target() {
+            Some(target) => self.poller.watch(key, target.as_fd()),
+            None => Ok(()),
+        };
+        match watched {
+            Ok(()) => {
+                entry.watches_target = true;
+                let deadline = opening.deadline;
+                entry.stage = Some(Stage::Opening(Box::new(opening)));
+                self.set_deadline(who, Some(deadline));
+            }
+            Err(error) => {
+                opening.service.failed(opening.from, &OpeningFault::Dial(error));
+                self.discard(who, opening.port.socket(), None);
+            }
+        }
+    }
+
+    fn relay_ready(&mut self, who: Who, ready: Ready) {
+        let Ready { client, target, limits, place, from, service } = ready;
+        let id = self.shared.next_id();
+        if let Err(_full) = self.shared.enter_worker(id, self.number) {
+            service.failed(from, &OpeningFault::Full);
+            client.abort();
+            self.discard(who, client.socket(), Some(target.socket()));
+            return;
+        }
+        let stream = Stream::new(client, target, limits, self.now);
+        self.relay(who, id, stream, Report::Service { service, from, _place: place });
+    }
+
+    /// Puts a stream into its entry and lets it begin.
+    fn relay(&mut self, who: Who, id: StreamId, stream: Stream<Port>, report: Report) {
+        let Some(entry) = live(&mut self.table, who) else { return };
+        let keys = [Kind::Client, Kind::Target].map(|kind| Key::new(kind, who.0, who.1));
+        let of_asker = matches!(report, Report::Asker(_));
+        let watched =
+            (if of_asker { self.poller.watch(keys[0], stream.client.socket()) } else { Ok(()) })
+                .and_then(|()| {
+                    if entry.watches_target {
+                        Ok(())
+                    } else {
+                        self.poller.watch(keys[1], stream.target.socket())
+                    }
+                });
+        entry.watches_target = true;
+        let deadline = stream.deadline();
+        entry.stage = Some(Stage::Relaying(Box::new(Relaying { id, stream, report })));
+        queue(&mut self.ready, entry, who);
+        self.ids.insert(id, who);
+        self.set_deadline(who, deadline);
+        if let Err(error) = watched {
+            self.finish(who, End::Failed(error));
+        }
+    }
+
+    /// Ends a relayed stream and reports it.
+    fn finish(&mut self, who: Who, end: End) {
+        let Some(entry) = live(&mut self.table, who) else { return };
+        let Some(Stage::Relaying(relaying)) = entry.stage.take() else { return };
+        let Relaying { id, stream, report } = *relaying;
+        let (outcome, [client, target]) = stream.part(end, &mut self.kit);
+        self.ids.remove(&id);
+        self.discard(who, client.socket(), Some(target.socket()));
+        drop((client, target));
+        self.shared.leave(id);
+        match report {
+            // Whoever asked may be gone.
+            Report::Asker(done) => drop(done.send(outcome)),
+            Report::Service { service, from, .. } => service.ended(from, &outcome),
+        }
+    }
+
+    /// Frees an entry whose sockets are about to be closed.
+    fn discard(
+        &mut self,
+        who: Who,
+        client: std::os::fd::BorrowedFd<'_>,
+        target: Option<std::os::fd::BorrowedFd<'_>>,
+    ) {
+        let Some(entry) = live(&mut self.table, who) else { return };
+        self.poller.unwatch(Key::new(Kind::Client, who.0, who.1), client);
+        if let (true, Some(target)) = (entry.watches_target, target) {
+            self.poller.unwatch(Key::new(Kind::Target, who.0, who.1), target);
+        }
+        self.timers.clear(who, entry.deadline);
+        self.table.remove(who.0 as usize);
+        // The ring must hear of it before the descriptors' numbers can be used again.
+        if let Err(error) = self.poller.settle() {
+            tracing::debug!(%error, "a watch could not be taken back");
+        }
+    }
+
+    /// Frees an entry whose sockets are gone.
+    fn forget(&mut self, who: Who) {
+        let Some(entry) = live(&mut self.table, who) else { return };
+        self.timers.clear(who, entry.deadline);
+        let watches_target = entry.watches_target;
+        self.table.remove(who.0 as usize);
+        self.poller.unwatch_gone(Key::new(Kind::Client, who.0, who.1));
+        if watches_target {
+            self.poller.unwatch_gone(Key::new(Kind::Target, who.0, who.1));
+        }
+    }
+
+    fn end_all(&mut self) {
+        self.unlisten();
+        let all: Vec<Who> = self
+            .table
+            .iter()
+            .filter_map(|(index, entry)| Some((u32::try_from(index).ok()?, entry.generation)))
+            .collect();
+        for who in all {
+            self.finish(who, End::Cut);
+        }
+    }
+}
+
+impl Shared {
+    fn next_id(&self) -> StreamId {
+        StreamId(self.next_id.fetch_add(1, std::sync::atomic::Ordering::Relaxed))
+    }
+}
+
+/// Runs a connection's step; a fault of ours in one must not end the others.
+fn guarded<T>(step: impl FnOnce() -> T) -> Option<T> {
+    match std::panic::catch_unwind(AssertUnwindSafe(step)) {
+        Ok(done) => Some(done),
+        Err(_) => {
+            tracing::error!("a connection ended by a fault of the relay");
+            None
+        }
+    }
+}
+
+fn live(table: &mut Slab<Entry>, (index, generation): Who) -> Option<&mut Entry> {
+    table.get_mut(index as usize).filter(|entry| entry.generation == generation)
+}
+
+fn queue(ready: &mut VecDeque<Who>, entry: &mut Entry, who: Who) {
+    if !entry.queued {
+        entry.queued = true;
+        ready.push_back(who);
+    }
+}
+
+fn listener_key(index: usize) -> Key {
+    Key::new(Kind::Listener, u32::try_from(index).unwrap_or(u32::MAX), 0)
+}
+
+/// Commands between two looks at the sockets.
+const COMMANDS_PER_TURN: usize = 256;
+/// Long enough not to spin, short enough not to be felt.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);

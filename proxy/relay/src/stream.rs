@@ -1,0 +1,171 @@
+//! A relayed stream: two sides, two directions, and when it ends. Driven by a worker ([`crate::reactor`]); what it
+//! moved and why it ended goes to whoever asked for it.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use crate::direction::{Direction, Kit, Lender, Side, Stop};
+use crate::port::Port;
+use crate::{End, Limits, Outcome};
+
+/// A stream on its way.
+#[derive(Debug)]
+pub(crate) struct Stream<S: Side> {
+    pub(crate) client: S,
+    pub(crate) target: S,
+    from_client: Direction<S::Pipe>,
+    from_target: Direction<S::Pipe>,
+    limits: Limits,
+    /// When a byte last moved, or a direction last ended.
+    moved_at: Instant,
+}
+
+/// What a turn came to.
+#[derive(Debug)]
+pub(crate) enum Turn {
+    /// More can be done at once, but it is others' turn.
+    Again,
+    Ended(End),
+    Waits,
+}
+
+impl<S: Side> Stream<S> {
+    pub(crate) fn new(client: S, target: S, limits: Limits, now: Instant) -> Self {
+        let (from_client, from_target) = (Direction::new(), Direction::new());
+        Self { client, target, from_client, from_target, limits, moved_at: now }
+    }
+
+    /// Goes on where another process stopped.
+    pub(crate) fn resume(
+        sides: (S, S),
+        directions: (Direction<S::Pipe>, Direction<S::Pipe>),
+        limits: Limits,
+        now: Instant,
+    ) -> Self {
+        let (client, target) = sides;
+        let (from_client, from_target) = directions;
+        Self { client, target, from_client, from_target, limits, moved_at: now }
+    }
+
+    /// Drives both directions as far as they go.
+    pub(crate) fn turn(&mut self, kit: &mut Kit<impl Lender<S::Pipe>>, now: Instant) -> Turn {
+        let before = self.progress();
+        // A read that fails ends the stream: what came before it has been written already.
+        let up = self.from_client.drive(&mut self.client, &mut self.target, kit, TURN_BYTES);
+        let up = match up {
+            Ok(stop) => stop,
+            Err(error) => return Turn::Ended(End::Failed(error)),
+        };
+        let down = self.from_target.drive(&mut self.target, &mut self.client, kit, TURN_BYTES);
+        let down = match down {
+            Ok(stop) => stop,
+            Err(error) => return Turn::Ended(End::Failed(error)),
+        };
+        if before != self.progress() {
+            self.moved_at = now;
+        }
+        match (up, down) {
+            (Stop::Over, Stop::Over) => Turn::Ended(match self.refused() {
+                Some(kind) => End::Failed(kind.into()),
+                None => End::Closed,
+            }),
+            (Stop::Budget, _) | (_, Stop::Budget) => Turn::Again,
+            (Stop::Over | Stop::Waits, Stop::Over | Stop::Waits) => Turn::Waits,
+        }
+    }
+
+    /// When it has been quiet for too long, if nothing moves until then.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        Some(self.moved_at + self.patience()?)
+    }
+
+    /// What being quiet for too long means.
+    pub(crate) fn timed_out(&self) -> End {
+        match self.refused() {
+            Some(kind) => End::Failed(kind.into()),
+            None => End::Idle,
+        }
+    }
+
+    /// How long nothing may move.
+    fn patience(&self) -> Option<Duration> {
+        let idle = self.limits.idle_timeout;
+        let most = |limit: Duration| Some(idle.map_or(limit, |idle| idle.min(limit)));
+        if self.refused().is_some() {
+            most(REFUSED_DRAIN)
+        } else if self.from_client.is_over() || self.from_target.is_over() {
+            most(HALF_CLOSED_IDLE)
+        } else {
+            idle
+        }
+    }
+
+    fn refused(&self) -> Option<io::ErrorKind> {
+        self.from_client.refused().or(self.from_target.refused())
+    }
+
+    fn progress(&self) -> ((u64, bool), (u64, bool)) {
+        (self.from_client.progress(), self.from_target.progress())
+    }
+
+    /// Bytes moved from the client and from the target.
+    pub(crate) fn moved(&self) -> (u64, u64) {
+        (self.from_client.moved(), self.from_target.moved())
+    }
+
+    pub(crate) fn limits(&self) -> Limits {
+        self.limits
+    }
+}
+
+impl Stream<Port> {
+    /// Ends it. After an end that is not in order, each side learns of it by a reset, unless everything meant for it has
+    /// been delivered: a reset would throw away what it has not read yet.
+    pub(crate) fn part(
+        mut self,
+        end: End,
+        kit: &mut Kit<impl Lender<crate::pipes::Pipe>>,
+    ) -> (Outcome, [Port; 2]) {
+        if !matches!(end, End::Closed) {
+            if !self.from_target.is_delivered() {
+                self.client.abort();
+            }
+            if !self.from_client.is_delivered() {
+                self.target.abort();
+            }
+        }
+        self.from_client.release(kit);
+        self.from_target.release(kit);
+        let (bytes_from_client, bytes_from_target) = self.moved();
+        (Outcome { bytes_from_client, bytes_from_target, end }, [self.client, self.target])
+    }
+
+    /// Takes it apart for another process.
+    pub(crate) fn into_parts(self) -> Parts {
+        Parts {
+            client: self.client,
+            target: self.target,
+            from_client: self.from_client,
+            from_target: self.from_target,
+            limits: self.limits,
+        }
+    }
+}
+
+/// A stream taken apart.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) client: Port,
+    pub(crate) target: Port,
+    pub(crate) from_client: Direction<crate::pipes::Pipe>,
+    pub(crate) from_target: Direction<crate::pipes::Pipe>,
+    pub(crate) limits: Limits,
+}
+
+/// A turn's bytes per direction, then the next stream has its turn: a millisecond or less.
+const TURN_BYTES: usize = 1024 * 1024;
+/// After one side has closed its half and nothing moves any more: a half-closed stream outlives a long answer, but not
+/// for ever, also where no idle timeout is set.
+pub(crate) const HALF_CLOSED_IDLE: Duration = Duration::from_secs(3600);
+/// After one side takes no more, for what it still has to say (an error message, an exit status).
+pub(crate) const REFUSED_DRAIN: Duration = Duration::from_secs(5);

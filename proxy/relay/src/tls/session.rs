@@ -1,0 +1,468 @@
+//! The records of a TLS 1.3 connection after its handshake: opening in place, sealing, key updates both ways, alerts, and
+//! the number of records that a key may seal. The ciphers are rustls' (`rustls::crypto::cipher`), the next keys come from
+//! `rustls::kernel`. Reads and writes nothing itself; used by [`crate::port`] and [`super::TlsStream`].
+
+use std::collections::VecDeque;
+use std::io;
+use std::ops::Range;
+
+use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
+use rustls::crypto::cipher::{
+    InboundOpaqueMessage, MessageDecrypter, MessageEncrypter, OutboundChunks, OutboundPlainMessage,
+};
+use rustls::kernel::KernelConnection;
+use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
+use rustls::{
+    ConnectionTrafficSecrets, ContentType, ProtocolVersion, SupportedCipherSuite, Tls13CipherSuite,
+};
+
+/// Why a session cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// The peer sent a fatal alert (its number, RFC 8446 section 6).
+    #[error("the peer ended TLS with alert {0}")]
+    Alert(u8),
+    #[error("the peer changes keys too often")]
+    KeyUpdates,
+    #[error("the peer sent what TLS does not allow here: {0}")]
+    Protocol(&'static str),
+    #[error("TLS 1.3 with a suite of ours was not agreed on")]
+    Suite,
+    #[error(transparent)]
+    Tls(#[from] rustls::Error),
+}
+
+impl From<Fault> for io::Error {
+    fn from(fault: Fault) -> Self {
+        let kind = match fault {
+            Fault::Alert(_) => io::ErrorKind::ConnectionAborted,
+            Fault::KeyUpdates | Fault::Protocol(_) | Fault::Suite | Fault::Tls(_) => {
+                io::ErrorKind::InvalidData
+            }
+        };
+        Self::new(kind, fault)
+    }
+}
+
+enum Role {
+    Client(KernelConnection<ClientConnectionData>),
+    Server(KernelConnection<ServerConnectionData>),
+}
+
+/// An established connection's keys.
+pub struct Session {
+    role: Role,
+    suite: &'static Tls13CipherSuite,
+    opener: Box<dyn MessageDecrypter>,
+    sealer: Box<dyn MessageEncrypter>,
+    /// The keys again, in the form in which the kernel takes them; kept only while that may happen.
+    rx_keys: Option<Keys>,
+    tx_keys: Option<Keys>,
+    rx_sequence: u64,
+    tx_sequence: u64,
+    /// Key updates that the peer may still make; grows with what it sends.
+    key_updates_left: u32,
+    peer_closed: bool,
+    closed: bool,
+    update_requested: bool,
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let suite = self.suite.common.suite;
+        out.debug_struct("Session").field("suite", &suite).finish_non_exhaustive()
+    }
+}
+
+/// A direction's key and nonce base, zeroed when dropped.
+pub(crate) struct Keys {
+    pub(crate) suite: rustls::CipherSuite,
+    pub(crate) key: zeroize::Zeroizing<[u8; 32]>,
+    pub(crate) key_bytes: usize,
+    pub(crate) iv: zeroize::Zeroizing<[u8; 12]>,
+}
+
+impl Keys {
+    fn of(suite: rustls::CipherSuite, secrets: &ConnectionTrafficSecrets) -> Option<Self> {
+        let (key, iv) = match secrets {
+            ConnectionTrafficSecrets::Aes128Gcm { key, iv }
+            | ConnectionTrafficSecrets::Aes256Gcm { key, iv }
+            | ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (key.as_ref(), iv.as_ref()),
+            _ => return None,
+        };
+        let mut keys = Self {
+            suite,
+            key: zeroize::Zeroizing::default(),
+            key_bytes: key.len(),
+            iv: zeroize::Zeroizing::default(),
+        };
+        keys.key.get_mut(..key.len())?.copy_from_slice(key);
+        keys.iv.get_mut(..iv.len())?.copy_from_slice(iv);
+        Some(keys)
+    }
+}
+
+/// What [`Session::open`] did.
+#[derive(Debug, Default)]
+pub(crate) struct Opened {
+    /// Bytes at the front that are done with.
+    pub(crate) consumed: usize,
+    /// The peer has said that it sends no more.
+    pub(crate) closed: bool,
+}
+
+impl Session {
+    pub(crate) fn server(
+        connection: UnbufferedServerConnection,
+        keep_keys: bool,
+    ) -> Result<Self, Fault> {
+        let (secrets, kernel) = connection.dangerous_into_kernel_connection()?;
+        let suite = kernel.negotiated_cipher_suite();
+        Self::new(Role::Server(kernel), suite, secrets, keep_keys)
+    }
+
+    /// For tests and for whoever dials.
+    pub fn client(connection: UnbufferedClientConnection, keep_keys: bool) -> Result<Self, Fault> {
+        let (secrets, kernel) = connection.dangerous_into_kernel_connection()?;
+        let suite = kernel.negotiated_cipher_suite();
+        Self::new(Role::Client(kernel), suite, secrets, keep_keys)
+    }
+
+    fn new(
+        role: Role,
+        suite: SupportedCipherSuite,
+        secrets: rustls::ExtractedSecrets,
+        keep_keys: bool,
+    ) -> Result<Self, Fault> {
+        let suite = suite.tls13().ok_or(Fault::Suite)?;
+        let keep = |secrets| Keys::of(suite.common.suite, secrets).filter(|_| keep_keys);
+        let (rx_sequence, rx) = secrets.rx;
+        let (tx_sequence, tx) = secrets.tx;
+        Ok(Self {
+            role,
+            suite,
+            rx_keys: keep(&rx),
+            tx_keys: keep(&tx),
+            opener: opener(suite, rx)?,
+            sealer: sealer(suite, tx, tx_sequence)?,
+            rx_sequence,
+            tx_sequence,
+            key_updates_left: KEY_UPDATES_BURST,
+            peer_closed: false,
+            closed: false,
+            update_requested: false,
+        })
+    }
+
+    /// Opens whole records at the front of `wire` in place and adds where the plaintext of each stands to `pieces`; stops
+    /// at the first record that is not whole. Answers that the peer asked for are added to `out`.
+    pub(crate) fn open(
+        &mut self,
+        wire: &mut [u8],
+        pieces: &mut Vec<Range<usize>>,
+        records_max: usize,
+        out: &mut Outgoing,
+    ) -> Result<Opened, Fault> {
+        let mut opened = Opened { consumed: 0, closed: self.peer_closed };
+        for _ in 0..records_max {
+            if self.peer_closed {
+                break;
+            }
+            let rest = wire.get_mut(opened.consumed..).unwrap_or_default();
+            let Some(length) = record_length(rest)? else { break };
+            let body = rest.get_mut(HEADER_BYTES..length).unwrap_or_default();
+            let start = opened.consumed.saturating_add(HEADER_BYTES);
+            let opaque = InboundOpaqueMessage::new(
+                ContentType::ApplicationData,
+                ProtocolVersion::TLSv1_2,
+                body,
+            );
+            let plain = self.opener.decrypt(opaque, self.rx_sequence)?;
+            self.rx_sequence = self.rx_sequence.saturating_add(1);
+            opened.consumed = opened.consumed.saturating_add(length);
+            let bytes = plain.payload.len();
+            if plain.typ == ContentType::ApplicationData {
+                if bytes > 0 {
+                    pieces.push(start..start.saturating_add(bytes));
+                }
+            } else {
+                let (content_type, payload) = (u8::from(plain.typ), plain.payload.to_vec());
+                self.control(content_type, &payload, out)?;
+            }
+        }
+        opened.closed = self.peer_closed;
+        if self.rx_sequence % KEY_UPDATE_EVERY == 0 {
+            self.key_updates_left = self.key_updates_left.max(1);
+        }
+        Ok(opened)
+    }
+
+    /// Works off a record that is no application data.
+    pub(crate) fn control(
+        &mut self,
+        content_type: u8,
+        payload: &[u8],
+        out: &mut Outgoing,
+    ) -> Result<(), Fault> {
+        match content_type {
+            ALERT => self.alert(payload),
+            HANDSHAKE => self.handshake_messages(payload, out),
+            _ => Err(Fault::Protocol("a record of a type that has no place here")),
+        }
+    }
+
+    fn alert(&mut self, payload: &[u8]) -> Result<(), Fault> {
+        match *payload {
+            [_, CLOSE_NOTIFY] => {
+                self.peer_closed = true;
+                Ok(())
+            }
+            [_, USER_CANCELED] => Ok(()),
+            [_, number] => Err(Fault::Alert(number)),
+            _ => Err(Fault::Protocol("a malformed alert")),
+        }
+    }
+
+    fn handshake_messages(&mut self, payload: &[u8], out: &mut Outgoing) -> Result<(), Fault> {
+        let mut rest = payload;
+        while !rest.is_empty() {
+            let [kind, a, b, c, body @ ..] = rest else {
+                return Err(Fault::Protocol("a handshake message in pieces"));
+            };
+            let length = u32::from_be_bytes([0, *a, *b, *c]) as usize;
+            let (Some(message), Some(next)) = (body.get(..length), body.get(length..)) else {
+                return Err(Fault::Protocol("a handshake message in pieces"));
+            };
+            rest = next;
+            match (*kind, message) {
+                (KEY_UPDATE, [requested @ (0 | 1)]) if rest.is_empty() => {
+                    self.peer_updates_keys(*requested == 1, out)?;
+                }
+                (NEW_SESSION_TICKET, ticket) => match &mut self.role {
+                    Role::Client(kernel) => kernel.handle_new_session_ticket(ticket)?,
+                    Role::Server(_) => return Err(Fault::Protocol("a ticket from a client")),
+                },
+                _ => return Err(Fault::Protocol("a handshake message that has no place here")),
+            }
+        }
+        Ok(())
+    }
+
+    fn peer_updates_keys(&mut self, requested: bool, out: &mut Outgoing) -> Result<(), Fault> {
+        self.key_updates_left = self.key_updates_left.checked_sub(1).ok_or(Fault::KeyUpdates)?;
+        let (sequence, secrets) = match &mut self.role {
+            Role::Client(kernel) => kernel.update_rx_secret()?,
+            Role::Server(kernel) => kernel.update_rx_secret()?,
+        };
+        self.rx_keys =
+            self.rx_keys.take().and_then(|_| Keys::of(self.suite.common.suite, &secrets));
+        self.opener = opener(self.suite, secrets)?;
+        self.rx_sequence = sequence;
+        self.update_requested |= requested;
+        if self.update_requested && out.is_idle() {
+            self.update_keys(out)?;
+        }
+        Ok(())
+    }
+
+    /// Changes the key that we seal with, as the peer asked or because it has sealed enough.
+    fn update_keys(&mut self, out: &mut Outgoing) -> Result<(), Fault> {
+        self.update_requested = false;
+        if self.closed {
+            return Ok(());
+        }
+        self.seal_one(HANDSHAKE, OutboundChunks::Single(&[KEY_UPDATE, 0, 0, 1, 0]), out)?;
+        let (sequence, secrets) = match &mut self.role {
+            Role::Client(kernel) => kernel.update_tx_secret()?,
+            Role::Server(kernel) => kernel.update_tx_secret()?,
+        };
+        self.tx_keys =
+            self.tx_keys.take().and_then(|_| Keys::of(self.suite.common.suite, &secrets));
+        self.sealer = sealer(self.suite, secrets, sequence)?;
+        self.tx_sequence = sequence;
+        Ok(())
+    }
+
+    /// Seals all of `pieces` as application data.
+    pub(crate) fn seal(&mut self, pieces: &[&[u8]], out: &mut Outgoing) -> Result<(), Fault> {
+        if self.update_requested || self.tx_sequence >= self.records_max() {
+            self.update_keys(out)?;
+        }
+        let mut rest = OutboundChunks::new(pieces);
+        while !rest.is_empty() {
+            let (record, later) = rest.split_at(PLAINTEXT_BYTES_MAX.min(rest.len()));
+            self.seal_one(APPLICATION_DATA, record, out)?;
+            rest = later;
+        }
+        Ok(())
+    }
+
+    /// Says that we send no more.
+    pub(crate) fn close(&mut self, out: &mut Outgoing) -> Result<(), Fault> {
+        if !self.closed {
+            self.closed = true;
+            self.seal_one(ALERT, OutboundChunks::Single(&[WARNING, CLOSE_NOTIFY]), out)?;
+        }
+        Ok(())
+    }
+
+    fn seal_one(
+        &mut self,
+        content_type: u8,
+        payload: OutboundChunks<'_>,
+        out: &mut Outgoing,
+    ) -> Result<(), Fault> {
+        let plain = OutboundPlainMessage {
+            typ: ContentType::from(content_type),
+            version: ProtocolVersion::TLSv1_2,
+            payload,
+        };
+        let sealed = self.sealer.encrypt(plain, self.tx_sequence)?;
+        self.tx_sequence = self.tx_sequence.saturating_add(1);
+        out.records.push_back(sealed.encode());
+        Ok(())
+    }
+
+    /// How many records a key may seal, with room for the record that changes it.
+    fn records_max(&self) -> u64 {
+        self.suite.common.confidentiality_limit.saturating_sub(2).min(RECORDS_MAX)
+    }
+
+    /// The peer has said that it sends no more.
+    pub(crate) fn peer_closed(&self) -> bool {
+        self.peer_closed
+    }
+}
+
+fn opener(
+    suite: &Tls13CipherSuite,
+    secrets: ConnectionTrafficSecrets,
+) -> Result<Box<dyn MessageDecrypter>, Fault> {
+    match secrets {
+        ConnectionTrafficSecrets::Aes128Gcm { key, iv }
+        | ConnectionTrafficSecrets::Aes256Gcm { key, iv }
+        | ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => {
+            Ok(suite.aead_alg.decrypter(key, iv))
+        }
+        _ => Err(Fault::Suite),
+    }
+}
+
+fn sealer(
+    suite: &Tls13CipherSuite,
+    secrets: ConnectionTrafficSecrets,
+    sequence: u64,
+) -> Result<Box<dyn MessageEncrypter>, Fault> {
+    let mut sealer = match secrets {
+        ConnectionTrafficSecrets::Aes128Gcm { key, iv }
+        | ConnectionTrafficSecrets::Aes256Gcm { key, iv }
+        | ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => {
+            suite.aead_alg.encrypter(key, iv)
+        }
+        _ => return Err(Fault::Suite),
+    };
+    if sequence > 0 {
+        // AWS-LC's GCM for TLS takes the first nonce that it sees for that of record 0, to see to it that none comes twice
+        // (EVP_aead_aes_128_gcm_tls13). So it is shown that one; what it seals for it goes nowhere.
+        let nothing = OutboundPlainMessage {
+            typ: ContentType::ApplicationData,
+            version: ProtocolVersion::TLSv1_2,
+            payload: OutboundChunks::new_empty(),
+        };
+        drop(sealer.encrypt(nothing, 0)?);
+    }
+    Ok(sealer)
+}
+
+/// Length of the record at the front, header included; none while it is not whole.
+pub(crate) fn record_length(wire: &[u8]) -> Result<Option<usize>, Fault> {
+    let [content_type, _, _, high, low, ..] = *wire else { return Ok(None) };
+    if content_type != APPLICATION_DATA {
+        return Err(Fault::Protocol("a record in the clear"));
+    }
+    let body = usize::from(u16::from_be_bytes([high, low]));
+    if body > BODY_BYTES_MAX {
+        return Err(Fault::Protocol("a record that is too long"));
+    }
+    let length = HEADER_BYTES.saturating_add(body);
+    Ok((length <= wire.len()).then_some(length))
+}
+
+/// Sealed records on their way out.
+#[derive(Debug, Default)]
+pub(crate) struct Outgoing {
+    records: VecDeque<Vec<u8>>,
+    /// Bytes of the first record that have left.
+    done: usize,
+}
+
+impl Outgoing {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    /// Whether an answer may be added: a peer that asks and never reads must not make us keep more and more.
+    fn is_idle(&self) -> bool {
+        self.records.len() < ANSWERS_MAX
+    }
+
+    /// Adds bytes that are records already.
+    pub(crate) fn push(&mut self, bytes: Vec<u8>) {
+        if !bytes.is_empty() {
+            self.records.push_back(bytes);
+        }
+    }
+
+    /// What is to be written next.
+    pub(crate) fn slices(&self) -> impl Iterator<Item = &[u8]> {
+        let mut skip = self.done;
+        self.records
+            .iter()
+            .map(move |record| record.get(std::mem::take(&mut skip)..).unwrap_or_default())
+    }
+
+    /// So many bytes have been written.
+    pub(crate) fn wrote(&mut self, count: usize) {
+        let mut count = count.saturating_add(std::mem::take(&mut self.done));
+        while let Some(first) = self.records.front() {
+            if count < first.len() {
+                self.done = count;
+                return;
+            }
+            count = count.saturating_sub(first.len());
+            self.records.pop_front();
+        }
+        // A queue that has once been long keeps no memory.
+        self.records = VecDeque::new();
+    }
+}
+
+const ALERT: u8 = 21;
+const HANDSHAKE: u8 = 22;
+const APPLICATION_DATA: u8 = 23;
+const NEW_SESSION_TICKET: u8 = 4;
+const KEY_UPDATE: u8 = 24;
+const WARNING: u8 = 1;
+const CLOSE_NOTIFY: u8 = 0;
+const USER_CANCELED: u8 = 90;
+
+/// Content type, legacy version, length.
+pub(crate) const HEADER_BYTES: usize = 5;
+/// RFC 8446, section 5.1.
+const PLAINTEXT_BYTES_MAX: usize = 16 * 1024;
+/// RFC 8446, section 5.2.
+const BODY_BYTES_MAX: usize = PLAINTEXT_BYTES_MAX + 256;
+/// A whole record.
+pub(crate) const RECORD_BYTES_MAX: usize = HEADER_BYTES + BODY_BYTES_MAX;
+/// Records after which we change our key whatever the suite would allow: 256 GiB in full ones, as others do.
+const RECORDS_MAX: u64 = 1 << 24;
+/// Key updates that a peer may make at once; a careful one makes one in 2^24 records.
+const KEY_UPDATES_BURST: u32 = 32;
+/// One more is allowed after so many records.
+const KEY_UPDATE_EVERY: u64 = 4096;
+/// Records that may wait before answers to key updates are put off until there is data to send.
+const ANSWERS_MAX: usize = 4;
+
+#[cfg(test)]
+#[path = "session_tests.rs"]
+mod tests;
