@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
@@ -123,6 +123,23 @@ impl Quiet {
         let all = busy_seconds().unwrap_or_default() - self.all;
         let ours = cpu_seconds(std::process::id()) - self.ours;
         ((all - ours) / self.started.elapsed().as_secs_f64()).max(0.0)
+    }
+}
+
+/// Others may keep so much of a core busy while we measure.
+const OTHERS_BUSY_MAX: f64 = 0.3;
+/// How long one look at the machine takes.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// Waits until others leave the machine to us, or until `patience` has run out, which it takes from.
+pub(crate) fn wait_for_quiet(patience: &mut Duration) {
+    while !patience.is_zero() {
+        let quiet = Quiet::watch();
+        std::thread::sleep(LOOK);
+        if quiet.others() < OTHERS_BUSY_MAX {
+            return;
+        }
+        *patience = patience.saturating_sub(LOOK);
     }
 }
 

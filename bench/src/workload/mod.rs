@@ -56,7 +56,7 @@ pub(crate) enum Effort {
 }
 
 impl Effort {
-    fn choose<T>(self, full: T, quick: T) -> T {
+    pub(crate) fn choose<T>(self, full: T, quick: T) -> T {
         match self {
             Self::Full => full,
             Self::Quick => quick,

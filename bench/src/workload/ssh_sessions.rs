@@ -35,10 +35,11 @@ const OPEN: &str = "the session is open";
 /// Sessions with a terminal in which nothing happens. What runs in them is not counted, only who serves them.
 pub(super) fn memory(bench: &Bench) -> Result<Contest<'_>> {
     let count = bench.effort.choose(100_u32, 30);
+    let warm_up = bench.effort.choose(50, 10);
     contest(bench, Fresh::Yes, move |pid, program, ssh| {
         let rest = std::time::Duration::from_secs(2);
-        // The first session is not counted: a server allocates for it what all later ones share.
-        let first = open(ssh())?;
+        // The first ones are not counted: they take what the server allocated at its start and has not used.
+        let first = (0..warm_up).map(|_| open(ssh())).collect::<Result<Vec<Talk>>>()?;
         std::thread::sleep(rest);
         let before = memory_bytes(pid, Some(&[program]))?;
         let sessions: Result<Vec<Talk>> = (0..count).map(|_| open(ssh())).collect();
