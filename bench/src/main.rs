@@ -29,6 +29,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Parser, Subcommand};
+use rustix::fs::FlockOperation;
 
 use crate::peer::Places;
 use crate::report::document::Document;
@@ -112,6 +113,7 @@ fn bench(options: &Options) -> Result<()> {
     let chosen = chosen(&options.only)?;
     let older = options.compare.as_deref().map(Document::read).transpose()?;
     let stop = Stop::on_interrupt()?;
+    let _alone = alone()?;
     program::pin(program::Core::Load)?;
     let folder = tempfile::Builder::new().prefix("postern-bench-").tempdir()?;
     let bench = prepare(options, folder.path())?;
@@ -136,6 +138,19 @@ fn bench(options: &Options) -> Result<()> {
     println!("the report is in {}", options.out.display());
     ensure!(!stop.asked(), "stopped early; what was measured is in the report");
     Ok(())
+}
+
+/// Waits until no other bench runs: two would measure each other. Held until dropped.
+fn alone() -> Result<std::fs::File> {
+    let path = std::env::temp_dir().join("postern-bench.lock");
+    let file = std::fs::File::create(&path).with_context(|| {
+        format!("cannot write {}; another user's bench made it", path.display())
+    })?;
+    if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        eprintln!("another bench is running; waiting for its end");
+        rustix::fs::flock(&file, FlockOperation::LockExclusive)?;
+    }
+    Ok(file)
 }
 
 fn prepare(options: &Options, dir: &Path) -> Result<Bench> {
