@@ -34,8 +34,8 @@ const OPEN: &str = "the session is open";
 
 /// Sessions with a terminal in which nothing happens. What runs in them is not counted, only who serves them.
 pub(super) fn memory(bench: &Bench) -> Result<Contest<'_>> {
-    let count = bench.effort.choose(100_u32, 30);
-    let warm_up = bench.effort.choose(50, 10);
+    let count = bench.effort.choose(60_u32, 30);
+    let warm_up = bench.effort.choose(20, 10);
     contest(bench, Fresh::Yes, move |pid, program, ssh| {
         let rest = std::time::Duration::from_secs(2);
         // The first ones are not counted: they take what the server allocated at its start and has not used.
