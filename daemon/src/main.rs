@@ -5,7 +5,7 @@
 //! - [`logging`]: where log lines go
 //! - [`health`]: what the roles say of themselves
 //! - [`diag`]: `/healthz`, `/readyz`, `/metrics`, and the local status socket
-//! - [`start`]: auth > proxy > node > until a signal
+//! - [`live`]: from settings to the end; [`start`]: auth > proxy > node
 //! - [`upgrade`]: gives everything to a new process of this program
 //! - [`status`]: asks a running daemon
 #![forbid(unsafe_code)]
@@ -14,6 +14,7 @@ mod config;
 mod configure;
 mod diag;
 mod health;
+mod live;
 mod logging;
 mod start;
 mod status;
@@ -189,7 +190,7 @@ fn run_start(args: StartArgs) -> ExitCode {
     };
     let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
     match config::load(file.as_deref(), flags, &hostname) {
-        Ok(config) => done(start::run(config)),
+        Ok(config) => done(live::run(config)),
         Err(mistakes) => {
             eprintln!("ERROR: {mistakes}");
             ExitCode::from(2)

@@ -212,14 +212,7 @@ pub async fn start(
         policy,
         shutdown,
     });
-    let door: Arc<dyn relay::Service> = Arc::new(Door::new(&core));
-    let web_listen = core.config.web_listen;
-    let web_addr = if inherited.web.is_empty() {
-        core.relay.listen(web_listen, &door)
-    } else {
-        core.relay.listen_on(inherited.web, &door)
-    };
-    let web_addr = web_addr.map_err(|source| ProxyError::Listen { address: web_listen, source })?;
+    let web_addr = open_door(&core, inherited.web)?;
     spawn(&core, |core| async move {
         core.shutdown.draining().await;
         core.relay.unlisten();
@@ -239,6 +232,18 @@ pub async fn start(
     core.tasks.close();
     info!(%web_addr, ?jump_addr, cluster = %core.cluster, "the proxy listens");
     Ok(Proxy { core, web_addr, jump_addr, jump_listener: Mutex::new(jump_listener) })
+}
+
+/// Lets the relay accept on the public port.
+fn open_door(core: &Arc<Core>, inherited: Vec<OwnedFd>) -> Result<SocketAddr, ProxyError> {
+    let door: Arc<dyn relay::Service> = Arc::new(Door::new(core));
+    let address = core.config.web_listen;
+    let listening = if inherited.is_empty() {
+        core.relay.listen(address, &door)
+    } else {
+        core.relay.listen_on(inherited, &door)
+    };
+    listening.map_err(|source| ProxyError::Listen { address, source })
 }
 
 impl Proxy {

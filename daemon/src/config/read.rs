@@ -197,6 +197,23 @@ fn read_services(section: &mut Section<'_>, raw: &mut RawConfig) {
     });
 }
 
+/// The name that was given, or the host's own.
+fn name_of_machine(
+    given: Option<NodeName>,
+    hostname: &str,
+    mistakes: &mut Vec<Mistake>,
+) -> Option<NodeName> {
+    match given.map_or_else(|| NodeName::parse(hostname), Ok) {
+        Ok(name) => Some(name),
+        Err(error) => {
+            mistakes.push(plain(format!(
+                "the host's own name cannot be used ({error}): pass --nodename"
+            )));
+            None
+        }
+    }
+}
+
 /// Defaults, flags, and what must fit together.
 fn settle(
     raw: RawConfig,
@@ -214,16 +231,7 @@ fn settle(
     if !(run_auth || run_proxy || run_node) {
         mistakes.push(plain("no role is enabled: pass --roles=auth,proxy,node or some of them"));
     }
-    let nodename =
-        match flags.nodename.or(raw.nodename).map_or_else(|| NodeName::parse(hostname), Ok) {
-            Ok(name) => Some(name),
-            Err(error) => {
-                mistakes.push(plain(format!(
-                    "the host's own name cannot be used ({error}): pass --nodename"
-                )));
-                None
-            }
-        };
+    let nodename = name_of_machine(flags.nodename.or(raw.nodename), hostname, mistakes);
     let Some(data_dir) = flags.data_dir.or(raw.data_dir).or_else(net::file::default_data_dir)
     else {
         mistakes.push(plain("there is no home to keep state in: pass --data-dir"));

@@ -117,7 +117,10 @@ impl Opening {
                 Phase::Asking => match self.fill(chunk) {
                     Ok(()) => match self.service.route(self.from, &self.bytes) {
                         Next::More => {}
-                        next => return self.follow(next, None),
+                        next @ (Next::Dial { .. }
+                        | Next::Give
+                        | Next::Refuse(_)
+                        | Next::Terminate(_)) => return self.follow(next, None),
                     },
                     Err(Some(fault)) => return Step::Failed(self, fault),
                     Err(None) => return Step::Waits(self),

@@ -124,7 +124,8 @@ async fn ten_upgrades(plane: DataPlane) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (mut ends, mut load) = (Ends::new(), JoinSet::new());
     let pace = Arc::new(AtomicU64::new(0));
-    let length = |number: usize| if number % BULK_EVERY == 0 { BULK_BYTES } else { SMALL_BYTES };
+    let length =
+        |number: usize| if number.is_multiple_of(BULK_EVERY) { BULK_BYTES } else { SMALL_BYTES };
     for number in 0..STREAMS {
         let (client, client_leg) = pair(&listener).await;
         let (target, target_leg) = pair(&listener).await;
