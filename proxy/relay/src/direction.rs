@@ -21,7 +21,7 @@ pub(crate) trait Side {
     /// Reads at most about `max` bytes; 0 is an orderly end.
     fn read(&mut self, chunk: &mut Chunk, max: usize) -> io::Result<usize>;
     /// Takes a prefix of the bytes and says how long it is.
-    fn write(&mut self, chunk: &Chunk) -> io::Result<usize>;
+    fn write(&mut self, chunk: &mut Chunk) -> io::Result<usize>;
     fn write_bytes(&mut self, bytes: &[u8]) -> io::Result<usize>;
     /// Sends what was accepted and has not left.
     fn flush(&mut self) -> io::Result<()>;
@@ -191,7 +191,7 @@ impl<Pipe> Direction<Pipe> {
             self.state = State::Closing;
             return Ok(0);
         }
-        match writer.write(&kit.chunk) {
+        match writer.write(&mut kit.chunk) {
             Ok(took) => {
                 self.moved = self.moved.saturating_add(took as u64);
                 if took < count {
