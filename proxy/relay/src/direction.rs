@@ -25,6 +25,10 @@ pub(crate) trait Side {
     fn write_bytes(&mut self, bytes: &[u8]) -> io::Result<usize>;
     /// Sends what was accepted and has not left.
     fn flush(&mut self) -> io::Result<()>;
+    /// How many bytes that is.
+    fn backlog(&self) -> usize {
+        0
+    }
     /// Says that no more bytes come.
     fn close_write(&mut self) -> io::Result<()>;
     /// Whether the kernel can move bytes from here now without us; may arrange that it can.
@@ -51,7 +55,7 @@ pub(crate) trait Lender<Pipe> {
 pub(crate) struct Kit<Pipes> {
     pub(crate) chunk: Chunk,
     pub(crate) pipes: Pipes,
-    /// Bytes copied and not taken by their writers, over all directions of the worker.
+    /// Bytes copied, and not taken by their writers or sealed and not gone, over all streams of the worker.
     pub(crate) held: usize,
 }
 
@@ -393,8 +397,8 @@ const SMALL_READ: usize = 4 * 1024;
 const READ_SMALL: usize = 64 * 1024;
 /// One read of a bulk direction that cannot be spliced.
 const READ_BULK: usize = CHUNK_BYTES;
-/// While a worker's directions hold more than this, reads stay small: 10,000 stalled readers cost no more than
-/// 640 MB more, and only if each was sent as much.
+/// While a worker's streams hold more than this, reads stay small: 10,000 stalled readers cost no more than 640 MB more,
+/// and only if each was sent as much.
 const HELD_MAX: usize = 64 * 1024 * 1024;
 
 const _: () = assert!(SMALL_READ < LARGE_READ && LARGE_READ < READ_SMALL);

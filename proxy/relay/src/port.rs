@@ -162,6 +162,10 @@ impl Side for Port {
         }
     }
 
+    fn backlog(&self) -> usize {
+        self.tls.as_ref().map_or(0, |tls| tls.outgoing.bytes().len())
+    }
+
     fn close_write(&mut self) -> io::Result<()> {
         match &mut self.tls {
             None => self.socket.shut(),
