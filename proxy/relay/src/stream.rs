@@ -56,11 +56,17 @@ impl<S: Side> Stream<S> {
             Ok(stop) => stop,
             Err(error) => return Turn::Ended(End::Failed(error)),
         };
+        if let Some(kind) = self.from_client.refused() {
+            self.from_target.reader_refused(kind);
+        }
         let down = self.from_target.drive(&mut self.target, &mut self.client, kit, TURN_BYTES);
         let down = match down {
             Ok(stop) => stop,
             Err(error) => return Turn::Ended(End::Failed(error)),
         };
+        if let Some(kind) = self.from_target.refused() {
+            self.from_client.reader_refused(kind);
+        }
         if before != self.progress() {
             self.moved_at = now;
         }
@@ -116,6 +122,12 @@ impl<S: Side> Stream<S> {
     pub(crate) fn limits(&self) -> Limits {
         self.limits
     }
+
+    /// Gives up what its directions hold.
+    pub(crate) fn release(&mut self, kit: &mut Kit<impl Lender<S::Pipe>>) {
+        self.from_client.release(kit);
+        self.from_target.release(kit);
+    }
 }
 
 impl Stream<Port> {
@@ -134,8 +146,7 @@ impl Stream<Port> {
                 self.target.abort();
             }
         }
-        self.from_client.release(kit);
-        self.from_target.release(kit);
+        self.release(kit);
         let (bytes_from_client, bytes_from_target) = self.moved();
         (Outcome { bytes_from_client, bytes_from_target, end }, [self.client, self.target])
     }
@@ -163,7 +174,7 @@ pub(crate) struct Parts {
 }
 
 /// A turn's bytes per direction, then the next stream has its turn: a millisecond or less.
-const TURN_BYTES: usize = 1024 * 1024;
+pub(crate) const TURN_BYTES: usize = 1024 * 1024;
 /// After one side has closed its half and nothing moves any more: a half-closed stream outlives a long answer, but not
 /// for ever, also where no idle timeout is set.
 pub(crate) const HALF_CLOSED_IDLE: Duration = Duration::from_secs(3600);
