@@ -67,6 +67,9 @@ impl<S: Side> Stream<S> {
         if let Some(kind) = self.from_target.refused() {
             self.from_client.reader_refused(kind);
         }
+        // Reading from the target may have called for an answer to it (a TLS key update), after its writer had its turn.
+        let unsent = up != Stop::Over
+            && self.target.flush().is_err_and(|error| error.kind() != io::ErrorKind::WouldBlock);
         if before != self.progress() {
             self.moved_at = now;
         }
@@ -76,6 +79,8 @@ impl<S: Side> Stream<S> {
                 None => End::Closed,
             }),
             (Stop::Budget, _) | (_, Stop::Budget) => Turn::Again,
+            // The writer's next turn finds out what is wrong.
+            _ if unsent => Turn::Again,
             (Stop::Over | Stop::Waits, Stop::Over | Stop::Waits) => Turn::Waits,
         }
     }
