@@ -2,11 +2,12 @@
 //! and then, logged, so that nobody fills the spool without a name. Permits are the node's to tell.
 
 use std::net::SocketAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use metrics::counter;
 use net::host::Host;
-use net::spool::Spool;
+use net::spool::{Spool, SpoolError};
 use proto::event::{Auth, Body, Outcome, SessionRejected};
 use proto::id::{HostId, NodeName};
 use tracing::{info, warn};
@@ -17,7 +18,8 @@ use crate::register::Facts;
 /// Where refusals go.
 #[derive(Debug)]
 pub(crate) struct Audit {
-    spool: Spool,
+    /// None once another process has it.
+    spool: Mutex<Option<Spool>>,
     host: Host,
     users: Rates<String>,
     strangers: Rates<&'static str>,
@@ -26,11 +28,21 @@ pub(crate) struct Audit {
 impl Audit {
     pub(crate) fn new(spool: Spool, host: Host) -> Self {
         Self {
-            spool,
+            spool: Mutex::new(Some(spool)),
             host,
             users: Rates::new(EVENT_EVERY, EVENTS_BURST),
             strangers: Rates::new(STRANGER_LINE_EVERY, 1),
         }
+    }
+
+    /// Lets go of the spool: another process writes from now on.
+    pub(crate) fn close(&self) {
+        drop(self.spool().take());
+    }
+
+    fn spool(&self) -> MutexGuard<'_, Option<Spool>> {
+        // One value is put or taken: a panic elsewhere leaves it whole.
+        self.spool.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A user was refused a target. `node` is the one that was meant, if there is one.
@@ -118,7 +130,12 @@ impl Audit {
         let event = event.into();
         let name = event.name();
         // A refusal stands also when it cannot be recorded.
-        if let Err(error) = self.spool.record(event, 0).await {
+        let spool = self.spool().clone();
+        let recorded = match spool {
+            Some(spool) => spool.record(event, 0).await.map(|_| ()),
+            None => Err(SpoolError::Stopped),
+        };
+        if let Err(error) = recorded {
             counter!("postern_proxy_events_lost_total").increment(1);
             warn!(event = name, error = chain(&error), "an audit event could not be recorded");
         }

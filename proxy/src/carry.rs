@@ -8,12 +8,14 @@ use pki::UserIdentity;
 use policy::{Decision, Policy, Reason, Request, decide};
 use proto::preamble::Inner;
 use relay::tls::{NotAtBoundary, TlsStream};
-use relay::{Leg, Outcome};
+use relay::{Leg, Outcome, StreamId};
+use rustls::pki_types::CertificateDer;
 use tokio::sync::watch;
 use tracing::{debug, info};
 
 use crate::Core;
 use crate::dial::Dialed;
+use crate::moved::Tag;
 use crate::register::Facts;
 
 /// What carries the inner protocol after the reply: the same stream, or its bare socket with what the other side has sent
@@ -28,31 +30,47 @@ pub(crate) fn leg(tls: TlsStream, inner: Inner) -> Result<Leg, NotAtBoundary> {
     }
 }
 
-/// Relays until the end.
-pub(crate) async fn carry(core: &Core, identity: &UserIdentity, client: Leg, dialed: Dialed) {
+/// Relays until the end. `chain` is what the user showed, for a process that takes the stream over.
+pub(crate) async fn carry(
+    core: &Core,
+    identity: &UserIdentity,
+    chain: &[CertificateDer<'_>],
+    client: Leg,
+    dialed: Dialed,
+) {
     let Dialed { target, facts, place, counted } = dialed;
     let id = core.relay.next_id();
     let limits = relay::Limits { idle_timeout: Some(core.config.limits.stream_idle) };
-    let outcome = {
-        let run = core.relay.run(id, client, target, limits);
-        tokio::pin!(run);
-        tokio::select! {
-            outcome = &mut run => outcome,
-            lock = locked(core.policy.watch(), identity, &facts) => {
-                info!(user = %identity.user(), node = %facts.nodename, lock, "a stream is cut");
-                // The node cuts by itself, and its words reach the client only through us.
-                match tokio::time::timeout(NODE_CUTS_WITHIN, &mut run).await {
-                    Ok(outcome) => outcome,
-                    Err(_) => {
-                        core.relay.cut(id);
-                        run.await
-                    }
+    let tag = Tag::of_user(chain, &facts).to_bytes();
+    let run = core.relay.run(id, (client, target), limits, tag);
+    until_locked(core, identity, &facts, id, run).await;
+    drop((place, counted));
+}
+
+/// Waits for the end of a stream, and brings it about when a lock says so.
+pub(crate) async fn until_locked(
+    core: &Core,
+    identity: &UserIdentity,
+    facts: &Facts,
+    id: StreamId,
+    run: impl Future<Output = Outcome>,
+) {
+    tokio::pin!(run);
+    let outcome = tokio::select! {
+        outcome = &mut run => outcome,
+        lock = locked(core.policy.watch(), identity, facts) => {
+            info!(user = %identity.user(), node = %facts.nodename, lock, "a stream is cut");
+            // The node cuts by itself, and its words reach the client only through us.
+            match tokio::time::timeout(NODE_CUTS_WITHIN, &mut run).await {
+                Ok(outcome) => outcome,
+                Err(_) => {
+                    core.relay.cut(id);
+                    run.await
                 }
             }
         }
     };
-    drop((place, counted));
-    report(identity, &facts, &outcome);
+    report(identity, facts, &outcome);
 }
 
 fn report(identity: &UserIdentity, facts: &Facts, outcome: &Outcome) {

@@ -14,6 +14,7 @@ use tracing::debug;
 
 use crate::Core;
 use crate::listen::Source;
+use crate::moved::Tag;
 use crate::route::{Route, route};
 use crate::serve::{self, ServeError};
 use crate::sniff::look;
@@ -115,6 +116,7 @@ fn to_auth(core: &Core, from: SocketAddr) -> Next {
             to,
             limits: relay::Limits { idle_timeout: Some(limits.stream_idle) },
             place: Some(Box::new(place)),
+            tag: Tag::Auth { from }.to_bytes(),
         },
         (None, _) => {
             let error = ServeError::Limit("there are too many connections to auth");

@@ -293,7 +293,8 @@ impl Jump {
             Ok(dialed) => {
                 reply.accept().await;
                 let client = Leg::Stream(Box::new(channel.into_stream()));
-                carry(&self.core, &self.identity, client, dialed).await;
+                // Part of an SSH connection that ends here: no other process could go on with it.
+                carry(&self.core, &self.identity, &[], client, dialed).await;
             }
             Err(refused) => {
                 let code = match refused {

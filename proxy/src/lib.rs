@@ -10,6 +10,7 @@
 //! - [`user`]: a user's stream; [`jump`]: the same through `ssh -J`
 //! - [`dial`]: name > decision > data connection of the node
 //! - [`carry`]: through the relay, cut by a lock
+//! - [`moved`]: streams that another process had before
 //! - [`tunnel`], [`register`]: the nodes' side
 //! - [`web`]: what clients ask before sign-in
 //! - [`audit`], [`heartbeat`]: what others learn of it
@@ -25,6 +26,7 @@ mod heartbeat;
 mod jump;
 mod limits;
 mod listen;
+mod moved;
 mod quota;
 mod register;
 mod route;
@@ -37,8 +39,9 @@ mod web;
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use net::host::Host;
@@ -50,6 +53,7 @@ use policy::Policy;
 use proto::id::{ClusterName, UserName};
 use proto::preamble::Inner;
 use relay::Relay;
+use relay::upgrade::Moved;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
@@ -88,6 +92,13 @@ pub struct ProxyConfig {
     /// Which way bytes move: the best that works, or a rung by name.
     pub data_plane: DataPlane,
     pub limits: Limits,
+}
+
+/// What a proxy accepts on, for the process that goes on with it.
+#[derive(Debug, Default)]
+pub struct Listeners {
+    pub web: Vec<OwnedFd>,
+    pub jump: Option<OwnedFd>,
 }
 
 /// Why a proxy does not start.
@@ -137,15 +148,18 @@ pub struct Proxy {
     core: Arc<Core>,
     web_addr: SocketAddr,
     jump_addr: Option<SocketAddr>,
+    /// The jump listener again, for another process.
+    jump_listener: Mutex<Option<OwnedFd>>,
 }
 
-/// Starts listening, and serves until `shutdown` stops. Draining ends the listeners and tells the nodes; what is relayed
-/// goes on.
+/// Starts listening, or takes the `inherited` listeners of another process, and serves until `shutdown` stops. Draining
+/// ends the listeners and tells the nodes; what is relayed goes on.
 ///
 /// # Errors
 /// An address is taken, or a certificate file cannot be used.
 pub async fn start(
     config: ProxyConfig,
+    inherited: Option<Listeners>,
     host: Host,
     policy: PolicyFeed<Policy>,
     spool: Spool,
@@ -158,9 +172,11 @@ pub async fn start(
         data_plane: config.data_plane,
     })?;
     let (auth_known, auth_at) = watch::channel(resolve(&config.auth_address).await);
-    let jump = match config.ssh_jump_listen {
-        Some(address) => Some((listener(address).await?, address)),
-        None => None,
+    let inherited = inherited.unwrap_or_default();
+    let jump = match (config.ssh_jump_listen, inherited.jump) {
+        (Some(address), Some(listener)) => Some((inherit(listener, address)?, address)),
+        (Some(address), None) => Some((listener(address).await?, address)),
+        (None, _) => None,
     };
     let core = Arc::new(Core {
         cluster: host.credentials().cluster.clone(),
@@ -183,18 +199,22 @@ pub async fn start(
     });
     let door: Arc<dyn relay::Service> = Arc::new(Door::new(&core));
     let web_listen = core.config.web_listen;
-    let web_addr = core
-        .relay
-        .listen(web_listen, &door)
+    let web_addr = if inherited.web.is_empty() {
+        core.relay.listen(web_listen, &door)
+    } else {
+        core.relay.listen_on(inherited.web, &door)
+    };
+    let web_addr = web_addr
         .map_err(|source| ProxyError::Listen { address: web_listen, source })?;
     spawn(&core, |core| async move {
         core.shutdown.draining().await;
         core.relay.unlisten();
     });
     spawn(&core, |core| async move { keep_resolving(&core.config.auth_address, auth_known).await });
-    let mut jump_addr = None;
+    let (mut jump_addr, mut jump_listener) = (None, None);
     if let Some((listener, asked)) = jump {
         jump_addr = Some(address_of(&listener, asked)?);
+        jump_listener = rustix::io::fcntl_dupfd_cloexec(&listener, 0).ok();
         spawn(&core, move |core| async move { listen_jump(&core, listener).await });
     }
     spawn(&core, |core| async move { heartbeat::run(&core).await });
@@ -204,7 +224,7 @@ pub async fn start(
     });
     core.tasks.close();
     info!(%web_addr, ?jump_addr, cluster = %core.cluster, "the proxy listens");
-    Ok(Proxy { core, web_addr, jump_addr })
+    Ok(Proxy { core, web_addr, jump_addr, jump_listener: Mutex::new(jump_listener) })
 }
 
 impl Proxy {
@@ -219,6 +239,23 @@ impl Proxy {
     /// The rung of the ladder that moves the bytes, and why it is that one.
     pub fn data_plane(&self) -> &relay::Ladder {
         self.core.relay.ladder()
+    }
+    /// What it accepts on, for another process: connections that come in between wait there. Once; before draining.
+    pub fn take_listeners(&self) -> Listeners {
+        let jump = self.jump_listener.lock().unwrap_or_else(PoisonError::into_inner).take();
+        Listeners { web: self.core.relay.take_listeners(), jump }
+    }
+    /// Lets go of the audit spool; to be called when draining, before another process opens it.
+    pub fn close_audit(&self) {
+        self.core.audit.close();
+    }
+    /// Takes every stream that another process can go on with.
+    pub async fn leave(&self) -> Vec<Moved> {
+        self.core.relay.leave().await
+    }
+    /// Goes on with a stream of another process.
+    pub fn adopt(&self, stream: Moved) {
+        spawn(&self.core, |core| async move { moved::adopt(&core, stream).await });
     }
     /// Nodes with a tunnel.
     pub fn tunnels(&self) -> usize {
@@ -291,6 +328,11 @@ async fn keep_resolving(address: &str, known: watch::Sender<Option<SocketAddr>>)
 
 async fn listener(address: SocketAddr) -> Result<TcpListener, ProxyError> {
     TcpListener::bind(address).await.map_err(|source| ProxyError::Listen { address, source })
+}
+
+fn inherit(listener: OwnedFd, address: SocketAddr) -> Result<TcpListener, ProxyError> {
+    TcpListener::from_std(listener.into())
+        .map_err(|source| ProxyError::Listen { address, source })
 }
 
 fn address_of(listener: &TcpListener, address: SocketAddr) -> Result<SocketAddr, ProxyError> {

@@ -50,8 +50,9 @@ pub(crate) async fn serve(
         }
     };
     frame::write(&mut tls, &Reply::Ok { inner }, REPLY_WITHIN).await?;
+    let chain = tls.peer_certificates().to_vec();
     let client = leg(tls, inner).map_err(|_| UserError::TooEarly)?;
-    carry(core, &identity, client, dialed).await;
+    carry(core, &identity, &chain, client, dialed).await;
     Ok(())
 }
 

@@ -4,6 +4,7 @@
 //! - [`setup`]: installs what a command needs and is missing
 //! - [`check`]: formatting, lints, dependencies ([`advisories`]), tidy
 //! - [`tidy`]: the house rules that no other tool checks
+//! - [`kernel_test`]: tests inside Debian's kernels, in virtual machines
 //! - [`test`]: every test, real peers and the demo included
 //! - [`bench`]: Postern against its peers
 //! - [`demo`]: the product on loopback, from nothing to a replayed session
@@ -15,6 +16,7 @@ mod advisories;
 mod bench;
 mod check;
 mod demo;
+mod kernel_test;
 mod process;
 mod setup;
 mod test;
@@ -45,6 +47,8 @@ enum Command {
     /// Ends the demo's processes and removes its folder when the demo is gone.
     #[command(hide = true)]
     Janitor(demo::JanitorOptions),
+    /// Boots Debian's kernels in virtual machines and runs the kernel tests there.
+    KernelTest(kernel_test::Options),
     /// Prints a one-time code that the demo's cluster has not seen yet.
     #[command(hide = true)]
     Otp(totp::Options),
@@ -62,6 +66,7 @@ fn main() -> ExitCode {
         Command::Check(options) => check::run(&options),
         Command::Demo(options) => demo::run(&options),
         Command::Janitor(options) => demo::clean_up(&options),
+        Command::KernelTest(options) => kernel_test::run(&options),
         Command::Otp(options) => totp::run(&options),
         Command::Setup(options) => setup::run(&options),
         Command::Test(options) => test::run(&options),

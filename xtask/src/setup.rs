@@ -9,7 +9,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::process;
+use crate::{kernel_test, process};
 
 /// Arguments of `cargo xtask setup`.
 #[derive(Debug, clap::Args)]
@@ -25,13 +25,16 @@ pub(crate) enum Purpose {
     Bench,
     Check,
     Demo,
+    KernelTest,
     Test,
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     let purposes = match options.purpose {
         Some(purpose) => vec![purpose],
-        None => vec![Purpose::Demo, Purpose::Test, Purpose::Check, Purpose::Bench],
+        None => {
+            vec![Purpose::Demo, Purpose::Test, Purpose::KernelTest, Purpose::Check, Purpose::Bench]
+        }
     };
     purposes.into_iter().try_for_each(prepare)
 }
@@ -49,6 +52,10 @@ pub(crate) fn prepare(purpose: Purpose) -> Result<()> {
             cargo_deny()
         }
         Purpose::Demo => packages(DEMO),
+        Purpose::KernelTest => {
+            packages(KERNEL_TEST)?;
+            kernel_test::fetch_all()
+        }
         Purpose::Test => {
             packages(DEMO)?;
             packages(TEST)?;
@@ -97,6 +104,17 @@ const BENCH: &[Package] = &[
     // In Debian's base system: chrt, setpriv, taskset.
     Package { name: "util-linux", probe: Probe::Programs(&["chrt", "setpriv", "taskset"]) },
     Package { name: "wrk", probe: Probe::Programs(&["wrk"]) },
+];
+
+const KERNEL_TEST: &[Package] = &[
+    // The guest's shell and modprobe.
+    Package { name: "busybox-static", probe: Probe::Programs(&["busybox"]) },
+    Package { name: "kmod", probe: Probe::Programs(&["depmod"]) },
+    // The tests' peer, inside the guest.
+    Package { name: "openssl", probe: Probe::Programs(&["openssl"]) },
+    Package { name: "qemu-system-x86", probe: Probe::Programs(&["qemu-system-x86_64"]) },
+    // Debian's kernels have compressed modules.
+    Package { name: "xz-utils", probe: Probe::Programs(&["xz"]) },
 ];
 
 const TEST: &[Package] = &[
@@ -155,7 +173,7 @@ fn present(probe: &Probe) -> bool {
 }
 
 /// On the path, or where Debian keeps what an ordinary user's path leaves out.
-fn find_program(name: &str) -> Option<PathBuf> {
+pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let system = ["/usr/sbin", "/sbin"].map(PathBuf::from);
     std::env::split_paths(&path).chain(system).map(|dir| dir.join(name)).find(|file| file.is_file())

@@ -1,18 +1,18 @@
-//! `cargo xtask test`: builds the programs, runs every test of the workspace, then the demo against the same programs
-//! as one more test. The end-to-end tests find the programs in the build folder and the peers in `target/peers`.
+//! `cargo xtask test`: builds the programs, runs every test of the workspace, the kernel tests in virtual machines, then
+//! the demo against the same programs as one more test. The end-to-end tests find the programs in the build folder and the peers in `target/peers`.
 
 use std::time::Instant;
 
 use anyhow::Result;
 
-use crate::{demo, process, setup};
+use crate::{demo, kernel_test, process, setup};
 
 /// Arguments of `cargo xtask test`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Run only tests whose names contain one of these words; the demo is then left out.
+    /// Run only tests whose names contain one of these words; the kernel tests and the demo are then left out.
     filters: Vec<String>,
-    /// Leave out what needs peers, root or the network: the end-to-end tests and the demo.
+    /// Leave out what needs peers, root or the network: the end-to-end tests, the kernel tests and the demo.
     #[arg(long)]
     no_e2e: bool,
     /// Test the optimised build.
@@ -31,6 +31,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     stage("build", || build(profile))?;
     stage("tests", || tests(options, profile))?;
     if !options.no_e2e && options.filters.is_empty() {
+        stage("kernel tests", || kernel_test::run(&kernel_test::Options::default()))?;
         stage("demo", || demo::run(&demo::Options::as_test(profile)))?;
     }
     Ok(())

@@ -124,7 +124,7 @@ struct Door {
 impl Door {
     fn dial(&self) -> Next {
         let limits = Limits { idle_timeout: Some(Duration::from_secs(3600)) };
-        Next::Dial { to: self.upstream, limits, place: None }
+        Next::Dial { to: self.upstream, limits, place: None, tag: bytes::Bytes::new() }
     }
 
     /// The same check that a cluster's proxy makes: whose certificate, and may they reach the node.

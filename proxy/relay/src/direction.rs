@@ -40,6 +40,10 @@ pub(crate) trait Lender<Pipe> {
     fn lend(&mut self) -> Option<Pipe>;
     fn give_back(&mut self, pipe: Pipe);
     fn destroy(&mut self, pipe: Pipe);
+    /// Counts a pipe that was not lent here, and is given back here.
+    fn adopt(&mut self);
+    /// Counts a pipe that was lent here, and is given back elsewhere.
+    fn forget(&mut self);
 }
 
 /// What a worker's directions share.
@@ -176,8 +180,8 @@ impl<Pipe> Direction<Pipe> {
         kit: &mut Kit<impl Lender<Pipe>>,
     ) -> io::Result<usize> {
         if self.run >= BULK_AFTER
-            && reader.prepare_splice_in()
             && writer.prepare_splice_out()
+            && reader.prepare_splice_in()
             && let Some(pipe) = kit.pipes.lend()
         {
             return self.splice(reader, pipe, kit);
@@ -220,6 +224,11 @@ impl<Pipe> Direction<Pipe> {
             }
             Err(error) => {
                 kit.pipes.give_back(pipe);
+                if error.kind() == io::ErrorKind::InvalidInput {
+                    // Not for a pipe, but there: a control record of kernel TLS. A read takes it.
+                    self.run = 0;
+                    return Err(io::ErrorKind::Interrupted.into());
+                }
                 Err(error)
             }
         }
@@ -338,6 +347,29 @@ impl<Pipe> Direction<Pipe> {
             | State::Piped { .. }
             | State::Reading => None,
         }
+    }
+
+    /// What it holds is another process's from now on.
+    pub(crate) fn forget_held(&self, kit: &mut Kit<impl Lender<Pipe>>) {
+        match &self.state {
+            State::Holding { bytes, .. } => kit.held = kit.held.saturating_sub(bytes.len()),
+            State::Piped { .. } => kit.pipes.forget(),
+            State::Closing | State::Delivered | State::Reading | State::Refused(_) => {}
+        }
+    }
+
+    /// What it holds came from another process.
+    pub(crate) fn count_held(&self, kit: &mut Kit<impl Lender<Pipe>>) {
+        match &self.state {
+            State::Holding { bytes, .. } => kit.held = kit.held.saturating_add(bytes.len()),
+            State::Piped { .. } => kit.pipes.adopt(),
+            State::Closing | State::Delivered | State::Reading | State::Refused(_) => {}
+        }
+    }
+
+    /// Whether [`Direction::into_parts`] gives something.
+    pub(crate) fn is_movable(&self) -> bool {
+        !matches!(self.state, State::Closing | State::Refused(_))
     }
 
     /// Takes it apart for another process: bytes moved, bytes held, and whether it is over. `None` while it ends, which

@@ -5,6 +5,7 @@ use std::fmt;
 use std::io;
 use std::str::FromStr;
 
+use crate::ktls::{self, Features, Support};
 use crate::reactor::poller::Poller;
 
 /// What the configuration asks for.
@@ -68,6 +69,8 @@ impl fmt::Display for Rung {
 pub struct Ladder {
     rung: Rung,
     why: String,
+    /// What the kernel's TLS can do, where it is used.
+    features: Option<Features>,
 }
 
 /// A rung that was asked for does not work here.
@@ -92,19 +95,27 @@ impl Ladder {
             DataPlane::Epoll => Self::epoll("it was asked for".to_owned()),
             DataPlane::Uring => {
                 let flags = uring().map_err(|why| forced(Rung::Uring, why))?;
-                Ok(Self { rung: Rung::Uring, why: format!("it was asked for; {flags}") })
+                let why = format!("it was asked for; {flags}");
+                Ok(Self { rung: Rung::Uring, why, features: None })
             }
             DataPlane::UringKtls => {
                 let flags = uring().map_err(|why| forced(Rung::UringKtls, why))?;
-                let suites = ktls().map_err(|why| forced(Rung::UringKtls, why))?;
-                let why = format!("it was asked for; {flags}; {suites}");
-                Ok(Self { rung: Rung::UringKtls, why })
+                let features = ktls().map_err(|why| forced(Rung::UringKtls, why))?;
+                let why = format!("it was asked for; {flags}; {}", Support::Available(features));
+                Ok(Self { rung: Rung::UringKtls, why, features: Some(features) })
             }
             DataPlane::Auto => match uring() {
                 Err(why) => Self::epoll(why),
                 Ok(flags) => Ok(match ktls() {
-                    Ok(suites) => Self { rung: Rung::UringKtls, why: format!("{flags}; {suites}") },
-                    Err(why) => Self { rung: Rung::Uring, why: format!("{flags}; {why}") },
+                    Ok(features) => Self {
+                        rung: Rung::UringKtls,
+                        why: format!("{flags}; {}", Support::Available(features)),
+                        features: Some(features),
+                    },
+                    Err(why) => {
+                        let why = format!("{flags}; no kernel TLS: {why}");
+                        Self { rung: Rung::Uring, why, features: None }
+                    }
                 }),
             },
         }
@@ -112,7 +123,7 @@ impl Ladder {
 
     fn epoll(why: String) -> Result<Self, LadderError> {
         Poller::epoll().map_err(LadderError::Nothing)?;
-        Ok(Self { rung: Rung::Epoll, why })
+        Ok(Self { rung: Rung::Epoll, why, features: None })
     }
 
     /// The rung.
@@ -123,9 +134,9 @@ impl Ladder {
     pub fn why(&self) -> &str {
         &self.why
     }
-    /// Whether keys may go to the kernel.
-    pub(crate) fn uses_ktls(&self) -> bool {
-        self.rung == Rung::UringKtls
+    /// What the kernel's TLS can do; none where it is not used.
+    pub fn kernel_tls(&self) -> Option<Features> {
+        self.features
     }
     pub(crate) fn poller(&self) -> io::Result<Poller> {
         match self.rung {
@@ -153,8 +164,11 @@ fn uring() -> Result<&'static str, String> {
     }
 }
 
-fn ktls() -> Result<String, String> {
-    Err("kernel TLS is not built in".to_owned())
+fn ktls() -> Result<Features, String> {
+    match ktls::probe() {
+        Support::Available(features) => Ok(features),
+        Support::Unavailable(why) => Err(why),
+    }
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use crate::ktls::Features;
 use crate::port::Port;
 use crate::tls::TlsStream;
 
@@ -46,10 +47,10 @@ impl Leg {
     }
 
     /// For a worker.
-    pub(crate) fn into_port(self) -> io::Result<Port> {
+    pub(crate) fn into_port(self, features: Option<Features>) -> io::Result<Port> {
         match self {
             Self::Socket { socket, pending } => Ok(Port::plain(socket.into_std()?.into(), pending)),
-            Self::Tls(stream) => stream.into_port(),
+            Self::Tls(stream) => stream.into_port(features),
             Self::Stream(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }

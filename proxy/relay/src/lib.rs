@@ -12,11 +12,14 @@
 //! - [`direction`]: small copies, then splices through [`pipes`], and back; between two
 //! - [`port`]s: sockets, with [`tls`] over them or not; through a [`chunk`]
 //!
+//! Where the kernel does TLS for bulk, a port gives it the keys by [`ktls`].
+//!
 //! A leg that is no socket (an SSH channel) is moved by tokio: [`copy`] with buffers of [`pool`].
 
 mod chunk;
 mod copy;
 mod direction;
+pub mod ktls;
 mod ladder;
 mod leg;
 mod pipes;
@@ -28,14 +31,17 @@ mod socket;
 mod stream;
 mod sys;
 pub mod tls;
+pub mod upgrade;
 
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use metrics::{Counter, counter, gauge};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -78,6 +84,8 @@ pub enum End {
     Cut,
     Failed(io::Error),
     Idle,
+    /// It goes on in another process.
+    Moved,
 }
 
 impl End {
@@ -88,6 +96,7 @@ impl End {
             Self::Cut => "cut",
             Self::Failed(_) => "failed",
             Self::Idle => "idle",
+            Self::Moved => "moved",
         }
     }
 }
@@ -121,6 +130,8 @@ pub struct Relay {
 struct Handle {
     shared: Arc<Shared>,
     workers: Vec<Arc<Inbox<Command>>>,
+    /// What the workers accept on, for another process.
+    listeners: Mutex<Vec<OwnedFd>>,
     /// Whose turn it is.
     next_worker: AtomicUsize,
     pool: Pool,
@@ -164,8 +175,13 @@ impl Relay {
             .map(|number| start_worker(&shared, number))
             .collect::<io::Result<Vec<_>>>()
             .map_err(StartError::Worker)?;
-        let handle =
-            Handle { shared, workers, next_worker: AtomicUsize::new(0), pool: Pool::new() };
+        let handle = Handle {
+            shared,
+            workers,
+            listeners: Mutex::default(),
+            next_worker: AtomicUsize::new(0),
+            pool: Pool::new(),
+        };
         Ok(Self { handle: Arc::new(handle) })
     }
 
@@ -188,8 +204,31 @@ impl Relay {
         let exclusive = std::net::TcpListener::bind(address)?;
         let address = exclusive.local_addr()?;
         drop(exclusive);
-        for inbox in &self.handle.workers {
-            let listener = socket::listener(address)?;
+        let listeners = (0..self.handle.workers.len())
+            .map(|_| socket::listener(address))
+            .collect::<io::Result<Vec<_>>>()?;
+        self.listen_on(listeners, service)?;
+        Ok(address)
+    }
+
+    /// Accepts on listeners that another process had, so that no connection that waits there is lost. Gives their
+    /// address.
+    ///
+    /// # Errors
+    /// There is none, or a worker is too busy to be told.
+    pub fn listen_on(
+        &self,
+        mut listeners: Vec<OwnedFd>,
+        service: &Arc<dyn Service>,
+    ) -> io::Result<SocketAddr> {
+        let first = listeners.first().ok_or(io::ErrorKind::NotFound)?;
+        let address = SocketAddr::try_from(rustix::net::getsockname(first)?)?;
+        while listeners.len() < self.handle.workers.len() {
+            listeners.push(socket::listener(address)?);
+        }
+        for (listener, inbox) in listeners.into_iter().zip(self.handle.workers.iter().cycle()) {
+            let kept = listener.try_clone()?;
+            self.handle.listeners.lock().unwrap_or_else(PoisonError::into_inner).push(kept);
             inbox
                 .push(Command::Listen(listener, Arc::clone(service)))
                 .map_err(|_| io::Error::other("a worker is too busy to be told"))?;
@@ -197,8 +236,42 @@ impl Relay {
         Ok(address)
     }
 
+    /// What is accepted on, for another process's [`Relay::listen_on`]. They stay open here until taken or
+    /// [`Relay::unlisten`].
+    pub fn take_listeners(&self) -> Vec<OwnedFd> {
+        std::mem::take(&mut self.handle.listeners.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Takes every stream that another process can go on with. Whoever waits for one hears [`End::Moved`]; the others
+    /// go on here.
+    pub async fn leave(&self) -> Vec<upgrade::Moved> {
+        let mut all = Vec::new();
+        for inbox in &self.handle.workers {
+            let (give, taken) = oneshot::channel();
+            let mut command = Command::Leave(give);
+            for _ in 0..PUSH_TRIES {
+                match inbox.push(command) {
+                    Ok(()) => {
+                        all.extend(taken.await.unwrap_or_default());
+                        break;
+                    }
+                    Err(full) => command = full,
+                }
+                tokio::time::sleep(PUSH_PAUSE).await;
+            }
+        }
+        all
+    }
+
+    /// Goes on with a stream of another process, until its end; see [`Relay::run`].
+    pub async fn adopt(&self, id: StreamId, moved: upgrade::Moved) -> Outcome {
+        let tag = moved.tag().clone();
+        failed(self.hand_to_worker(id, moved.into_stream(Instant::now()), tag).await)
+    }
+
     /// Accepts no more; what is relayed goes on.
     pub fn unlisten(&self) {
+        drop(self.take_listeners());
         for inbox in &self.handle.workers {
             if inbox.push(Command::Unlisten).is_err() {
                 tracing::warn!("a worker is too busy to stop accepting");
@@ -212,18 +285,20 @@ impl Relay {
     }
 
     /// Moves bytes until the end. A stream beyond `streams_max`, or with an id that runs already, fails at once. When the
-    /// returned future is dropped, the stream is cut.
-    pub async fn run(&self, id: StreamId, client: Leg, target: Leg, limits: Limits) -> Outcome {
+    /// returned future is dropped, the stream is cut. `tag` goes with the stream to another process, if it does.
+    pub async fn run(
+        &self,
+        id: StreamId,
+        (client, target): (Leg, Leg),
+        limits: Limits,
+        tag: Bytes,
+    ) -> Outcome {
         let moved = if client.is_on_socket() && target.is_on_socket() {
-            self.carry(id, client, target, limits).await
+            self.carry(id, (client, target), limits, tag).await
         } else {
             self.copy(id, client, target, limits).await
         };
-        moved.unwrap_or_else(|error| Outcome {
-            bytes_from_client: 0,
-            bytes_from_target: 0,
-            end: End::Failed(error),
-        })
+        failed(moved)
     }
 
     /// Moves it as a task of tokio's.
@@ -246,18 +321,28 @@ impl Relay {
     async fn carry(
         &self,
         id: StreamId,
-        client: Leg,
-        target: Leg,
+        (client, target): (Leg, Leg),
         limits: Limits,
+        tag: Bytes,
+    ) -> io::Result<Outcome> {
+        let features = self.handle.shared.ladder.kernel_tls();
+        let (client, target) = (client.into_port(features)?, target.into_port(features)?);
+        self.hand_to_worker(id, Stream::new(client, target, limits, Instant::now()), tag).await
+    }
+
+    async fn hand_to_worker(
+        &self,
+        id: StreamId,
+        stream: Stream<port::Port>,
+        tag: Bytes,
     ) -> io::Result<Outcome> {
         let handle = &self.handle;
-        let stream = Stream::new(client.into_port()?, target.into_port()?, limits, Instant::now());
         let number = handle.next_worker.fetch_add(1, Ordering::Relaxed) % handle.workers.len();
         let inbox = handle.workers.get(number).ok_or(io::ErrorKind::NotFound)?;
         handle.shared.enter(id, Mover::Worker(number))?;
         let _running = Running { handle, id };
         let (done, outcome) = oneshot::channel();
-        let mut command = Command::Carry(Box::new(Carry { id, stream, done }));
+        let mut command = Command::Carry(Box::new(Carry { id, stream, tag, done }));
         for _ in 0..PUSH_TRIES {
             match inbox.push(command) {
                 Ok(()) => {
@@ -283,6 +368,14 @@ impl Relay {
     pub fn is_full(&self) -> bool {
         self.active() >= self.handle.shared.streams_max
     }
+}
+
+fn failed(moved: io::Result<Outcome>) -> Outcome {
+    moved.unwrap_or_else(|error| Outcome {
+        bytes_from_client: 0,
+        bytes_from_target: 0,
+        end: End::Failed(error),
+    })
 }
 
 fn start_worker(shared: &Arc<Shared>, number: usize) -> io::Result<Arc<Inbox<Command>>> {

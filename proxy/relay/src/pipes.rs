@@ -30,11 +30,6 @@ impl Pipes {
     pub(crate) fn new(max: usize) -> Self {
         Self { free: Vec::new(), lent: 0, max, refused: false }
     }
-
-    /// Counts a pipe that came from another process.
-    pub(crate) fn adopt(&mut self) {
-        self.lent = self.lent.saturating_add(1);
-    }
 }
 
 impl Lender<Pipe> for Pipes {
@@ -69,6 +64,14 @@ impl Lender<Pipe> for Pipes {
         self.lent = self.lent.saturating_sub(1);
         self.refused = false;
         drop(pipe);
+    }
+
+    fn adopt(&mut self) {
+        self.lent = self.lent.saturating_add(1);
+    }
+
+    fn forget(&mut self) {
+        self.lent = self.lent.saturating_sub(1);
     }
 }
 

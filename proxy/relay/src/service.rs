@@ -38,8 +38,9 @@ pub trait Service: Send + Sync + 'static {
 
 /// What is to become of a connection.
 pub enum Next {
-    /// Dial there and relay, with what was read first. `place` is held until the end.
-    Dial { to: SocketAddr, limits: Limits, place: Option<Place> },
+    /// Dial there and relay, with what was read first. `place` is held until the end; `tag` goes with the stream to
+    /// another process, if it does.
+    Dial { to: SocketAddr, limits: Limits, place: Option<Place>, tag: Bytes },
     /// [`Service::give`].
     Give,
     /// Read more, then ask again.

@@ -4,8 +4,11 @@
 use std::io;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+
 use crate::direction::{Direction, Kit, Lender, Side, Stop};
 use crate::port::Port;
+use crate::upgrade::Moved;
 use crate::{End, Limits, Outcome};
 
 /// A stream on its way.
@@ -124,8 +127,10 @@ impl<S: Side> Stream<S> {
         (self.from_client.moved(), self.from_target.moved())
     }
 
-    pub(crate) fn limits(&self) -> Limits {
-        self.limits
+    /// Enters what directions from another process hold into a worker's accounts.
+    pub(crate) fn count_held(&self, kit: &mut Kit<impl Lender<S::Pipe>>) {
+        self.from_client.count_held(kit);
+        self.from_target.count_held(kit);
     }
 
     /// Gives up what its directions hold.
@@ -156,26 +161,30 @@ impl Stream<Port> {
         (Outcome { bytes_from_client, bytes_from_target, end }, [self.client, self.target])
     }
 
-    /// Takes it apart for another process.
-    pub(crate) fn into_parts(self) -> Parts {
-        Parts {
-            client: self.client,
-            target: self.target,
-            from_client: self.from_client,
-            from_target: self.from_target,
+    /// Whether another process can go on with it.
+    pub(crate) fn make_movable(&mut self) -> bool {
+        self.from_client.is_movable()
+            && self.from_target.is_movable()
+            && self.client.make_movable()
+            && self.target.make_movable()
+    }
+
+    /// Takes it apart for another process. The worker's accounts of what it held are put right.
+    pub(crate) fn into_moved(
+        self,
+        tag: Bytes,
+        kit: &mut Kit<impl Lender<crate::pipes::Pipe>>,
+    ) -> Moved {
+        for direction in [&self.from_client, &self.from_target] {
+            direction.forget_held(kit);
+        }
+        Moved {
+            sides: (self.client, self.target),
+            directions: (self.from_client, self.from_target),
             limits: self.limits,
+            tag,
         }
     }
-}
-
-/// A stream taken apart.
-#[derive(Debug)]
-pub(crate) struct Parts {
-    pub(crate) client: Port,
-    pub(crate) target: Port,
-    pub(crate) from_client: Direction<crate::pipes::Pipe>,
-    pub(crate) from_target: Direction<crate::pipes::Pipe>,
-    pub(crate) limits: Limits,
 }
 
 /// A turn's bytes per direction, then the next stream has its turn: a millisecond or less.

@@ -82,7 +82,7 @@ impl Running {
         let id = relay.next_id();
         let runner = relay.clone();
         let outcome = tokio::spawn(async move {
-            runner.run(id, socket(client_leg), socket(target_leg), limits).await
+            runner.run(id, (socket(client_leg), socket(target_leg)), limits, Bytes::new()).await
         });
         Self { client, target, relay, id, outcome }
     }
@@ -173,7 +173,7 @@ async fn bytes_read_ahead_come_first(plane: DataPlane) {
     client.shutdown().await.unwrap();
     let client_leg = Leg::Socket { socket: client_leg, pending: Bytes::from_static(b"before") };
     let run =
-        tokio::spawn(async move { relay.run(id, client_leg, socket(target_leg), NO_LIMITS).await });
+        tokio::spawn(async move { relay.run(id, (client_leg, socket(target_leg)), NO_LIMITS, Bytes::new()).await });
     assert_eq!(rest(&mut target).await.unwrap(), b"before and later");
     drop(target);
     assert_eq!(run.await.unwrap().bytes_from_client, 16);
@@ -245,7 +245,7 @@ async fn last_words_arrive_although_the_other_side_takes_no_more(plane: DataPlan
     let id = relay.next_id();
     let run = tokio::spawn(async move {
         let target = Leg::Stream(Box::new(TakesNothing(target_leg)));
-        relay.run(id, socket(client_leg), target, NO_LIMITS).await
+        relay.run(id, (socket(client_leg), target), NO_LIMITS, Bytes::new()).await
     });
     send(&mut client, b"refused").await;
     target.write_all(b"exit status 3").await.unwrap();
@@ -278,7 +278,7 @@ async fn a_half_closed_stream_ends_although_no_idle_timeout_is_set() {
     let relay = relay(DataPlane::Epoll, 1);
     client.shutdown().await.unwrap();
     let legs = (Leg::Stream(Box::new(client_leg)), Leg::Stream(Box::new(target_leg)));
-    let outcome = relay.run(relay.next_id(), legs.0, legs.1, NO_LIMITS).await;
+    let outcome = relay.run(relay.next_id(), (legs.0, legs.1), NO_LIMITS, Bytes::new()).await;
     assert!(matches!(outcome.end, End::Idle), "{outcome:?}");
     drop(target);
 }
@@ -312,7 +312,7 @@ async fn a_buffering_writer_is_flushed_when_nothing_more_comes(plane: DataPlane)
     let id = relay.next_id();
     let run = tokio::spawn(async move {
         let target = Leg::Stream(Box::new(BufWriter::with_capacity(1 << 16, target_leg)));
-        relay.run(id, Leg::Stream(Box::new(client_leg)), target, NO_LIMITS).await
+        relay.run(id, (Leg::Stream(Box::new(client_leg)), target), NO_LIMITS, Bytes::new()).await
     });
     client.write_all(b"ping").await.unwrap();
     let mut got = [0; 4];
@@ -330,7 +330,7 @@ async fn streams_are_bounded_and_ids_are_single(plane: DataPlane) {
     let runner = relay.clone();
     let running =
         tokio::spawn(
-            async move { runner.run(first, socket(a_leg), socket(b_leg), NO_LIMITS).await },
+            async move { runner.run(first, (socket(a_leg), socket(b_leg)), NO_LIMITS, Bytes::new()).await },
         );
     let (mut a, mut b) = (a, b);
     send(&mut a, b"up").await;
@@ -340,7 +340,7 @@ async fn streams_are_bounded_and_ids_are_single(plane: DataPlane) {
     let (_d, d_leg) = pair().await;
     let second = relay.next_id();
     assert_ne!(first, second);
-    let outcome = relay.run(second, socket(c_leg), socket(d_leg), NO_LIMITS).await;
+    let outcome = relay.run(second, (socket(c_leg), socket(d_leg)), NO_LIMITS, Bytes::new()).await;
     assert!(matches!(outcome.end, End::Failed(_)), "{outcome:?}");
     assert_eq!(rest(&mut c).await.unwrap_or_default(), b"");
     drop((a, b));

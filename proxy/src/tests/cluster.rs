@@ -248,7 +248,7 @@ impl Bench {
             limits,
         };
         let revisions = feed.watch();
-        let proxy = crate::start(config, host, feed, spool, shutdown.clone()).await.unwrap();
+        let proxy = crate::start(config, None, host, feed, spool, shutdown.clone()).await.unwrap();
         Self { authority, proxy, shutdown, policy, revisions, events, dir }
     }
 

@@ -11,6 +11,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("auth", &["net", "pki", "policy", "proto"]),
     ("bench", &["net", "pki", "policy", "proto", "relay"]),
     ("cli", &[]),
+    ("kernel-tests", &["relay"]),
     ("net", &["pki", "proto"]),
     ("node", &["net", "pki", "policy", "proto", "relay"]),
     ("pki", &["proto"]),

@@ -13,6 +13,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use crate::Limits;
 use crate::chunk::Chunk;
 use crate::direction::Side as _;
+use crate::ktls::Features;
 use crate::port::Port;
 use crate::service::{Given, Next, OpeningFault, Place, Service};
 use crate::tls::session::Outgoing;
@@ -28,7 +29,7 @@ pub(crate) struct Opening {
     /// What came so far.
     bytes: Vec<u8>,
     phase: Phase,
-    keep_keys: bool,
+    features: Option<Features>,
 }
 
 enum Phase {
@@ -42,6 +43,7 @@ enum Phase {
         established: Option<Box<Established>>,
         limits: Limits,
         place: Option<Place>,
+        tag: Bytes,
     },
 }
 
@@ -64,6 +66,7 @@ pub(crate) struct Ready {
     pub(crate) target: Port,
     pub(crate) limits: Limits,
     pub(crate) place: Option<Place>,
+    pub(crate) tag: Bytes,
     pub(crate) from: SocketAddr,
     pub(crate) service: Arc<dyn Service>,
 }
@@ -75,14 +78,14 @@ impl Opening {
         service: Arc<dyn Service>,
         place: Place,
         now: Instant,
-        keep_keys: bool,
+        features: Option<Features>,
     ) -> Self {
         let deadline = now + service.within();
         let mut port = Port::plain(socket, Bytes::new());
         // The first event says when there is something.
         port.wait_for_event();
         let (bytes, phase) = (Vec::new(), Phase::Asking);
-        Self { port, from, service, deadline, place, bytes, phase, keep_keys }
+        Self { port, from, service, deadline, place, bytes, phase, features }
     }
 
     /// Whether there may be something to read that nobody has been told of.
@@ -185,14 +188,16 @@ impl Opening {
                 };
                 Step::Give(self.service, Box::new(given))
             }
-            Next::Terminate(config) => match Handshake::new(config, self.keep_keys) {
+            Next::Terminate(config) => match Handshake::new(config, self.features.is_some()) {
                 Ok(mut handshake) => match handshake.feed(&std::mem::take(&mut self.bytes)) {
                     Ok(done) => self.shaken(Box::new(handshake), done),
                     Err(fault) => self.refused(handshake, fault.into()),
                 },
                 Err(fault) => Step::Failed(self, fault.into()),
             },
-            Next::Dial { to, limits, place } => self.dial(to, limits, place, established),
+            Next::Dial { to, limits, place, tag } => {
+                self.dial(to, (limits, place, tag), established)
+            }
         }
     }
 
@@ -258,13 +263,12 @@ impl Opening {
     fn dial(
         mut self,
         to: SocketAddr,
-        limits: Limits,
-        place: Option<Place>,
+        (limits, place, tag): (Limits, Option<Place>, Bytes),
         established: Option<Box<Established>>,
     ) -> Step {
         match connect(to) {
             Ok((target, connected)) => {
-                self.phase = Phase::Connecting { target, established, limits, place };
+                self.phase = Phase::Connecting { target, established, limits, place, tag };
                 if connected {
                     return self.relay();
                 }
@@ -291,7 +295,7 @@ impl Opening {
 
     fn relay(mut self) -> Step {
         let phase = std::mem::replace(&mut self.phase, Phase::Asking);
-        let Phase::Connecting { target, established, limits, place } = phase else {
+        let Phase::Connecting { target, established, limits, place, tag } = phase else {
             return Step::Waits(self);
         };
         let (socket, _) = self.port.into_parts();
@@ -299,7 +303,7 @@ impl Opening {
             None => Port::plain(socket, Bytes::from(self.bytes)),
             Some(established) => {
                 let Established { session, incoming, outgoing, .. } = *established;
-                Port::tls(socket, session, incoming, outgoing)
+                Port::tls(socket, session, incoming, outgoing, self.features)
             }
         };
         Step::Relay(Box::new(Ready {
@@ -307,6 +311,7 @@ impl Opening {
             target: Port::plain(target, Bytes::new()),
             limits,
             place,
+            tag,
             from: self.from,
             service: self.service,
         }))

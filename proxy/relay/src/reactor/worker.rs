@@ -10,6 +10,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use slab::Slab;
 use tokio::sync::oneshot;
 
@@ -23,6 +24,7 @@ use crate::pipes::{PIPES_MAX, Pipes};
 use crate::port::Port;
 use crate::service::{OpeningFault, Place, Service};
 use crate::stream::{Stream, Turn};
+use crate::upgrade::Moved;
 use crate::{End, Meters, Outcome, Shared, StreamId};
 
 /// What the control plane asks.
@@ -34,6 +36,8 @@ pub(crate) enum Command {
     Listen(OwnedFd, Arc<dyn Service>),
     /// Accept no more.
     Unlisten,
+    /// Give away what another process can go on with.
+    Leave(oneshot::Sender<Vec<Moved>>),
     /// End everything.
     Stop,
 }
@@ -43,6 +47,7 @@ impl std::fmt::Debug for Command {
         out.write_str(match self {
             Self::Carry(_) => "Carry",
             Self::Cut(_) => "Cut",
+            Self::Leave(_) => "Leave",
             Self::Listen(..) => "Listen",
             Self::Stop => "Stop",
             Self::Unlisten => "Unlisten",
@@ -54,6 +59,7 @@ impl std::fmt::Debug for Command {
 pub(crate) struct Carry {
     pub(crate) id: StreamId,
     pub(crate) stream: Stream<Port>,
+    pub(crate) tag: Bytes,
     pub(crate) done: oneshot::Sender<Outcome>,
 }
 
@@ -96,6 +102,7 @@ enum Stage {
 struct Relaying {
     id: StreamId,
     stream: Stream<Port>,
+    tag: Bytes,
     report: Report,
 }
 
@@ -256,8 +263,8 @@ impl Worker {
             Ok(None) | Err(_) => return,
         };
         let Some(place) = service.admit(from) else { return };
-        let keep_keys = self.shared.ladder.uses_ktls();
-        let opening = Opening::new(socket, from, service, place, self.now, keep_keys);
+        let features = self.shared.ladder.kernel_tls();
+        let opening = Opening::new(socket, from, service, place, self.now, features);
         let who = self.insert();
         let Some(entry) = live(&mut self.table, who) else { return };
         let key = Key::new(Kind::Client, who.0, who.1);
@@ -327,9 +334,10 @@ impl Worker {
             let Some(command) = self.inbox.pop() else { return };
             match command {
                 Command::Carry(carry) => {
-                    let Carry { id, stream, done } = *carry;
+                    let Carry { id, stream, tag, done } = *carry;
+                    stream.count_held(&mut self.kit);
                     let who = self.insert();
-                    self.relay(who, id, stream, Report::Asker(done));
+                    self.relay(who, id, (stream, tag), Report::Asker(done));
                 }
                 Command::Cut(id) => {
                     if let Some(who) = self.ids.get(&id).copied() {
@@ -341,6 +349,8 @@ impl Worker {
                     self.arm_listeners();
                 }
                 Command::Unlisten => self.unlisten(),
+                // Whoever asked may be gone: then the streams end here.
+                Command::Leave(taker) => drop(taker.send(self.leave())),
                 Command::Stop => self.stopping = true,
             }
         }
@@ -501,7 +511,7 @@ impl Worker {
     }
 
     fn relay_ready(&mut self, who: Who, ready: Ready) {
-        let Ready { client, target, limits, place, from, service } = ready;
+        let Ready { client, target, limits, place, tag, from, service } = ready;
         let id = self.shared.next_id();
         if let Err(_full) = self.shared.enter_worker(id, self.number) {
             service.failed(from, &OpeningFault::Full);
@@ -510,11 +520,17 @@ impl Worker {
             return;
         }
         let stream = Stream::new(client, target, limits, self.now);
-        self.relay(who, id, stream, Report::Service { service, from, _place: place });
+        self.relay(who, id, (stream, tag), Report::Service { service, from, _place: place });
     }
 
     /// Puts a stream into its entry and lets it begin.
-    fn relay(&mut self, who: Who, id: StreamId, stream: Stream<Port>, report: Report) {
+    fn relay(
+        &mut self,
+        who: Who,
+        id: StreamId,
+        (stream, tag): (Stream<Port>, Bytes),
+        report: Report,
+    ) {
         let Some(entry) = live(&mut self.table, who) else { return };
         let keys = [Kind::Client, Kind::Target].map(|kind| Key::new(kind, who.0, who.1));
         let of_asker = matches!(report, Report::Asker(_));
@@ -529,7 +545,7 @@ impl Worker {
                 });
         entry.watches_target = true;
         let deadline = stream.deadline();
-        entry.stage = Some(Stage::Relaying(Box::new(Relaying { id, stream, report })));
+        entry.stage = Some(Stage::Relaying(Box::new(Relaying { id, stream, tag, report })));
         queue(&mut self.ready, entry, who);
         self.ids.insert(id, who);
         self.set_deadline(who, deadline);
@@ -542,7 +558,7 @@ impl Worker {
     fn finish(&mut self, who: Who, end: End) {
         let Some(entry) = live(&mut self.table, who) else { return };
         let Some(Stage::Relaying(relaying)) = entry.stage.take() else { return };
-        let Relaying { id, stream, report } = *relaying;
+        let Relaying { id, stream, report, .. } = *relaying;
         let (outcome, [client, target]) = stream.part(end, &mut self.kit);
         self.ids.remove(&id);
         self.discard(who, client.socket(), Some(target.socket()));
@@ -553,6 +569,38 @@ impl Worker {
             Report::Asker(done) => drop(done.send(outcome)),
             Report::Service { service, from, .. } => service.ended(from, &outcome),
         }
+    }
+
+    /// Takes apart every stream that another process can go on with.
+    fn leave(&mut self) -> Vec<Moved> {
+        let mut moved = Vec::new();
+        for who in self.everyone() {
+            let Some(entry) = live(&mut self.table, who) else { continue };
+            let Some(Stage::Relaying(relaying)) = &mut entry.stage else { continue };
+            if !relaying.stream.make_movable() {
+                continue;
+            }
+            let Some(Stage::Relaying(relaying)) = entry.stage.take() else { continue };
+            let Relaying { id, stream, tag, report } = *relaying;
+            let (bytes_from_client, bytes_from_target) = stream.moved();
+            self.ids.remove(&id);
+            self.discard(who, stream.client.socket(), Some(stream.target.socket()));
+            self.shared.leave(id);
+            moved.push(stream.into_moved(tag, &mut self.kit));
+            let outcome = Outcome { bytes_from_client, bytes_from_target, end: End::Moved };
+            match report {
+                Report::Asker(done) => drop(done.send(outcome)),
+                Report::Service { service, from, .. } => service.ended(from, &outcome),
+            }
+        }
+        moved
+    }
+
+    fn everyone(&self) -> Vec<Who> {
+        self.table
+            .iter()
+            .filter_map(|(index, entry)| Some((u32::try_from(index).ok()?, entry.generation)))
+            .collect()
     }
 
     /// Frees an entry whose sockets are about to be closed.
@@ -589,12 +637,7 @@ impl Worker {
 
     fn end_all(&mut self) {
         self.unlisten();
-        let all: Vec<Who> = self
-            .table
-            .iter()
-            .filter_map(|(index, entry)| Some((u32::try_from(index).ok()?, entry.generation)))
-            .collect();
-        for who in all {
+        for who in self.everyone() {
             self.finish(who, End::Cut);
         }
     }

@@ -16,6 +16,11 @@ use rustls::{
     ConnectionTrafficSecrets, ContentType, ProtocolVersion, SupportedCipherSuite, Tls13CipherSuite,
 };
 
+use crate::ktls::{
+    Alert, HandshakeMessage, Keys, alert_description, encode_alert, encode_key_update,
+    handshake_messages, parse_alert,
+};
+
 /// Why a session cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
@@ -26,19 +31,36 @@ pub enum Fault {
     KeyUpdates,
     #[error("the peer sent what TLS does not allow here: {0}")]
     Protocol(&'static str),
+    #[error("the kernel cannot change the keys of a connection")]
+    Rekey,
     #[error("TLS 1.3 with a suite of ours was not agreed on")]
     Suite,
     #[error(transparent)]
     Tls(#[from] rustls::Error),
 }
 
+impl Fault {
+    /// What to tell the peer (RFC 8446, section 6.2); nothing when it has ended by itself.
+    pub(crate) fn alert(&self) -> Option<u8> {
+        match self {
+            Self::Alert(_) => None,
+            Self::KeyUpdates | Self::Protocol(_) => Some(UNEXPECTED_MESSAGE),
+            Self::Rekey | Self::Suite => Some(INTERNAL_ERROR),
+            Self::Tls(rustls::Error::DecryptError) => Some(BAD_RECORD_MAC),
+            Self::Tls(_) => Some(INTERNAL_ERROR),
+        }
+    }
+}
+
 impl From<Fault> for io::Error {
     fn from(fault: Fault) -> Self {
         let kind = match fault {
             Fault::Alert(_) => io::ErrorKind::ConnectionAborted,
-            Fault::KeyUpdates | Fault::Protocol(_) | Fault::Suite | Fault::Tls(_) => {
-                io::ErrorKind::InvalidData
-            }
+            Fault::KeyUpdates
+            | Fault::Protocol(_)
+            | Fault::Rekey
+            | Fault::Suite
+            | Fault::Tls(_) => io::ErrorKind::InvalidData,
         };
         Self::new(kind, fault)
     }
@@ -55,9 +77,11 @@ pub struct Session {
     suite: &'static Tls13CipherSuite,
     opener: Box<dyn MessageDecrypter>,
     sealer: Box<dyn MessageEncrypter>,
-    /// The keys again, in the form in which the kernel takes them; kept only while that may happen.
+    /// The keys again, in the form in which the kernel takes them; kept only where that may happen.
     rx_keys: Option<Keys>,
     tx_keys: Option<Keys>,
+    /// The kernel seals: what we would is out of step.
+    tx_in_kernel: bool,
     rx_sequence: u64,
     tx_sequence: u64,
     /// Key updates that the peer may still make; grows with what it sends.
@@ -65,40 +89,14 @@ pub struct Session {
     peer_closed: bool,
     closed: bool,
     update_requested: bool,
+    /// Key updates of the peer so far.
+    rx_updates: u64,
 }
 
 impl std::fmt::Debug for Session {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let suite = self.suite.common.suite;
         out.debug_struct("Session").field("suite", &suite).finish_non_exhaustive()
-    }
-}
-
-/// A direction's key and nonce base, zeroed when dropped.
-pub(crate) struct Keys {
-    pub(crate) suite: rustls::CipherSuite,
-    pub(crate) key: zeroize::Zeroizing<[u8; 32]>,
-    pub(crate) key_bytes: usize,
-    pub(crate) iv: zeroize::Zeroizing<[u8; 12]>,
-}
-
-impl Keys {
-    fn of(suite: rustls::CipherSuite, secrets: &ConnectionTrafficSecrets) -> Option<Self> {
-        let (key, iv) = match secrets {
-            ConnectionTrafficSecrets::Aes128Gcm { key, iv }
-            | ConnectionTrafficSecrets::Aes256Gcm { key, iv }
-            | ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (key.as_ref(), iv.as_ref()),
-            _ => return None,
-        };
-        let mut keys = Self {
-            suite,
-            key: zeroize::Zeroizing::default(),
-            key_bytes: key.len(),
-            iv: zeroize::Zeroizing::default(),
-        };
-        keys.key.get_mut(..key.len())?.copy_from_slice(key);
-        keys.iv.get_mut(..iv.len())?.copy_from_slice(iv);
-        Some(keys)
     }
 }
 
@@ -135,7 +133,7 @@ impl Session {
         keep_keys: bool,
     ) -> Result<Self, Fault> {
         let suite = suite.tls13().ok_or(Fault::Suite)?;
-        let keep = |secrets| Keys::of(suite.common.suite, secrets).filter(|_| keep_keys);
+        let keep = |secrets| Keys::of(secrets).filter(|_| keep_keys);
         let (rx_sequence, rx) = secrets.rx;
         let (tx_sequence, tx) = secrets.tx;
         Ok(Self {
@@ -147,10 +145,12 @@ impl Session {
             sealer: sealer(suite, tx, tx_sequence)?,
             rx_sequence,
             tx_sequence,
+            tx_in_kernel: false,
             key_updates_left: KEY_UPDATES_BURST,
             peer_closed: false,
             closed: false,
             update_requested: false,
+            rx_updates: 0,
         })
     }
 
@@ -212,37 +212,27 @@ impl Session {
     }
 
     fn alert(&mut self, payload: &[u8]) -> Result<(), Fault> {
-        match *payload {
-            [_, CLOSE_NOTIFY] => {
+        match parse_alert(payload).map_err(|_| Fault::Protocol("a malformed alert"))? {
+            Alert::CloseNotify => {
                 self.peer_closed = true;
                 Ok(())
             }
-            [_, USER_CANCELED] => Ok(()),
-            [_, number] => Err(Fault::Alert(number)),
-            _ => Err(Fault::Protocol("a malformed alert")),
+            Alert::Fatal(number) => Err(Fault::Alert(number)),
+            Alert::Warning => Ok(()),
         }
     }
 
     fn handshake_messages(&mut self, payload: &[u8], out: &mut Outgoing) -> Result<(), Fault> {
-        let mut rest = payload;
-        while !rest.is_empty() {
-            let [kind, a, b, c, body @ ..] = rest else {
-                return Err(Fault::Protocol("a handshake message in pieces"));
-            };
-            let length = u32::from_be_bytes([0, *a, *b, *c]) as usize;
-            let (Some(message), Some(next)) = (body.get(..length), body.get(length..)) else {
-                return Err(Fault::Protocol("a handshake message in pieces"));
-            };
-            rest = next;
-            match (*kind, message) {
-                (KEY_UPDATE, [requested @ (0 | 1)]) if rest.is_empty() => {
-                    self.peer_updates_keys(*requested == 1, out)?;
-                }
-                (NEW_SESSION_TICKET, ticket) => match &mut self.role {
+        for message in handshake_messages(payload) {
+            match message.map_err(|_| Fault::Protocol("a malformed handshake message"))? {
+                HandshakeMessage::KeyUpdate { request } => self.peer_updates_keys(request, out)?,
+                HandshakeMessage::NewSessionTicket(ticket) => match &mut self.role {
                     Role::Client(kernel) => kernel.handle_new_session_ticket(ticket)?,
                     Role::Server(_) => return Err(Fault::Protocol("a ticket from a client")),
                 },
-                _ => return Err(Fault::Protocol("a handshake message that has no place here")),
+                HandshakeMessage::Other(_) => {
+                    return Err(Fault::Protocol("a handshake message that has no place here"));
+                }
             }
         }
         Ok(())
@@ -254,12 +244,12 @@ impl Session {
             Role::Client(kernel) => kernel.update_rx_secret()?,
             Role::Server(kernel) => kernel.update_rx_secret()?,
         };
-        self.rx_keys =
-            self.rx_keys.take().and_then(|_| Keys::of(self.suite.common.suite, &secrets));
+        self.rx_keys = self.rx_keys.take().and_then(|_| Keys::of(&secrets));
         self.opener = opener(self.suite, secrets)?;
         self.rx_sequence = sequence;
+        self.rx_updates = self.rx_updates.saturating_add(1);
         self.update_requested |= requested;
-        if self.update_requested && out.is_idle() {
+        if self.update_requested && !self.tx_in_kernel && out.is_idle() {
             self.update_keys(out)?;
         }
         Ok(())
@@ -271,15 +261,52 @@ impl Session {
         if self.closed {
             return Ok(());
         }
-        self.seal_one(HANDSHAKE, OutboundChunks::Single(&[KEY_UPDATE, 0, 0, 1, 0]), out)?;
+        self.seal_one(HANDSHAKE, OutboundChunks::Single(&encode_key_update(false)), out)?;
+        self.next_tx_keys()
+    }
+
+    /// Changes to the next key to seal with; the message that says so has been sent.
+    pub(crate) fn next_tx_keys(&mut self) -> Result<(), Fault> {
+        self.update_requested = false;
         let (sequence, secrets) = match &mut self.role {
             Role::Client(kernel) => kernel.update_tx_secret()?,
             Role::Server(kernel) => kernel.update_tx_secret()?,
         };
-        self.tx_keys =
-            self.tx_keys.take().and_then(|_| Keys::of(self.suite.common.suite, &secrets));
+        self.tx_keys = self.tx_keys.take().and_then(|_| Keys::of(&secrets));
         self.sealer = sealer(self.suite, secrets, sequence)?;
         self.tx_sequence = sequence;
+        Ok(())
+    }
+
+    /// The keys that the kernel would open with now, and the number of the next record.
+    pub(crate) fn rx_keys(&self) -> Option<(&Keys, u64)> {
+        self.rx_keys.as_ref().map(|keys| (keys, self.rx_sequence))
+    }
+    /// The same for sealing.
+    pub(crate) fn tx_keys(&self) -> Option<(&Keys, u64)> {
+        self.tx_keys.as_ref().map(|keys| (keys, self.tx_sequence))
+    }
+    /// The kernel seals from now on.
+    pub(crate) fn tx_moved_to_kernel(&mut self) {
+        self.tx_in_kernel = true;
+    }
+    /// The peer has asked for new keys, and the kernel seals.
+    pub(crate) fn owes_key_update(&self) -> bool {
+        self.update_requested && !self.closed
+    }
+    /// Says that the kernel has sent our close_notify.
+    pub(crate) fn closed_by_kernel(&mut self) {
+        self.closed = true;
+    }
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed
+    }
+    /// Seals the alert that says why we stop.
+    pub(crate) fn fail(&mut self, alert: u8, out: &mut Outgoing) -> Result<(), Fault> {
+        if !self.closed {
+            self.closed = true;
+            self.seal_one(ALERT, OutboundChunks::Single(&encode_alert(alert)), out)?;
+        }
         Ok(())
     }
 
@@ -301,7 +328,11 @@ impl Session {
     pub(crate) fn close(&mut self, out: &mut Outgoing) -> Result<(), Fault> {
         if !self.closed {
             self.closed = true;
-            self.seal_one(ALERT, OutboundChunks::Single(&[WARNING, CLOSE_NOTIFY]), out)?;
+            self.seal_one(
+                ALERT,
+                OutboundChunks::Single(&encode_alert(alert_description::CLOSE_NOTIFY)),
+                out,
+            )?;
         }
         Ok(())
     }
@@ -326,6 +357,16 @@ impl Session {
     /// How many records a key may seal, with room for the record that changes it.
     fn records_max(&self) -> u64 {
         self.suite.common.confidentiality_limit.saturating_sub(2).min(RECORDS_MAX)
+    }
+
+    /// The same, for who counts the kernel's.
+    pub(crate) fn key_seals_at_most(&self) -> u64 {
+        self.records_max()
+    }
+
+    /// Key updates of the peer so far.
+    pub(crate) fn rx_updates(&self) -> u64 {
+        self.rx_updates
     }
 
     /// The peer has said that it sends no more.
@@ -437,14 +478,12 @@ impl Outgoing {
     }
 }
 
-const ALERT: u8 = 21;
-const HANDSHAKE: u8 = 22;
-const APPLICATION_DATA: u8 = 23;
-const NEW_SESSION_TICKET: u8 = 4;
-const KEY_UPDATE: u8 = 24;
-const WARNING: u8 = 1;
-const CLOSE_NOTIFY: u8 = 0;
-const USER_CANCELED: u8 = 90;
+pub(crate) const ALERT: u8 = 21;
+pub(crate) const HANDSHAKE: u8 = 22;
+pub(crate) const APPLICATION_DATA: u8 = 23;
+const UNEXPECTED_MESSAGE: u8 = 10;
+const BAD_RECORD_MAC: u8 = 20;
+pub(crate) const INTERNAL_ERROR: u8 = 80;
 
 /// Content type, legacy version, length.
 pub(crate) const HEADER_BYTES: usize = 5;

@@ -15,6 +15,7 @@ use tokio::net::TcpStream;
 
 use super::handshake::{Established, Handshake, HandshakeFault};
 use super::session::{Outgoing, RECORD_BYTES_MAX, Session, record_length};
+use crate::ktls::Features;
 use crate::port::Port;
 
 /// TLS on a socket of tokio's.
@@ -110,9 +111,9 @@ impl TlsStream {
     }
 
     /// For the relay.
-    pub(crate) fn into_port(self) -> io::Result<Port> {
+    pub(crate) fn into_port(self, features: Option<Features>) -> io::Result<Port> {
         let socket = self.socket.into_std()?.into();
-        let port = Port::tls(socket, self.session, self.incoming, self.outgoing);
+        let port = Port::tls(socket, self.session, self.incoming, self.outgoing, features);
         Ok(port.with_pending(self.opened))
     }
 

@@ -1,0 +1,29 @@
+//! The tests. A new file is a `mod` line and an entry in [`all`]; a new test is a function and its name in the file's
+//! `tests!`.
+
+mod attach;
+mod carry;
+mod close;
+mod control;
+mod openssl;
+mod rekey;
+mod segments;
+mod tamper;
+
+use crate::Test;
+
+/// All of them, in order: what the others build on comes first.
+pub(crate) fn all() -> impl Iterator<Item = &'static Test> {
+    [
+        attach::TESTS,
+        carry::TESTS,
+        control::TESTS,
+        close::TESTS,
+        tamper::TESTS,
+        rekey::TESTS,
+        openssl::TESTS,
+        segments::TESTS,
+    ]
+    .into_iter()
+    .flatten()
+}

@@ -1,0 +1,136 @@
+//! A non-blocking socket that remembers what the kernel last said: whether there is something to read, whether there is
+//! room to write. Events set it, EAGAIN clears it. No call here waits.
+
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::io::{Errno, retry_on_intr};
+use rustix::net::{RecvFlags, SendFlags, Shutdown, sockopt};
+use rustix::pipe::SpliceFlags;
+
+use crate::pipes::Pipe;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Socket {
+    fd: OwnedFd,
+    pub(crate) readable: bool,
+    pub(crate) writable: bool,
+    /// The peer's end has been seen coming: there is something to read until a read says so.
+    ending: bool,
+}
+
+impl Socket {
+    pub(crate) fn new(fd: OwnedFd) -> Self {
+        Self { fd, readable: true, writable: true, ending: false }
+    }
+
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    pub(crate) fn into_fd(self) -> OwnedFd {
+        self.fd
+    }
+
+    /// What an event says.
+    pub(crate) fn ready(&mut self, readable: bool, writable: bool, ending: bool) {
+        self.readable |= readable;
+        self.writable |= writable;
+        self.ending |= ending;
+    }
+
+    /// A read gave so many bytes of `room`.
+    pub(crate) fn received(&mut self, count: usize, room: usize) {
+        if count < room {
+            // All that was there; what comes later is announced anew. An announced end has to be read.
+            self.readable = self.ending && count > 0;
+        }
+    }
+
+    /// A read failed.
+    pub(crate) fn not_received(&mut self, error: Errno) -> io::Error {
+        if error == Errno::AGAIN {
+            self.readable = false;
+        }
+        error.into()
+    }
+
+    /// A write gave this.
+    pub(crate) fn sent(&mut self, result: Result<usize, Errno>) -> io::Result<usize> {
+        match result {
+            Ok(0) => Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => Ok(count),
+            Err(error) => {
+                if error == Errno::AGAIN {
+                    self.writable = false;
+                }
+                Err(error.into())
+            }
+        }
+    }
+
+    pub(crate) fn receive(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        match retry_on_intr(|| rustix::net::recv(&self.fd, &mut *into, RecvFlags::DONTWAIT)) {
+            Ok((count, _)) => {
+                self.received(count, into.len());
+                Ok(count)
+            }
+            Err(error) => Err(self.not_received(error)),
+        }
+    }
+
+    /// Sends a prefix of the slices.
+    pub(crate) fn send<'a>(&mut self, slices: impl Iterator<Item = &'a [u8]>) -> io::Result<usize> {
+        let mut list = [IoSlice::new(&[]); SLICES_MAX];
+        let mut used = 0_usize;
+        for (slot, slice) in list.iter_mut().zip(slices.filter(|slice| !slice.is_empty())) {
+            *slot = IoSlice::new(slice);
+            used = used.saturating_add(1);
+        }
+        let result = match list.get(..used).unwrap_or_default() {
+            [] => return Ok(0),
+            [one] => retry_on_intr(|| rustix::net::send(&self.fd, one, SEND_FLAGS)),
+            several => retry_on_intr(|| {
+                let mut none = rustix::net::SendAncillaryBuffer::default();
+                rustix::net::sendmsg(&self.fd, several, &mut none, SEND_FLAGS)
+            }),
+        };
+        self.sent(result)
+    }
+
+    pub(crate) fn splice_in(&mut self, pipe: &Pipe, max: usize) -> io::Result<usize> {
+        retry_on_intr(|| rustix::pipe::splice(&self.fd, None, &pipe.write, None, max, SPLICE_FLAGS))
+            .map_err(|error| self.not_received(error))
+    }
+
+    pub(crate) fn splice_out(&mut self, pipe: &Pipe, len: usize) -> io::Result<usize> {
+        let result = retry_on_intr(|| {
+            rustix::pipe::splice(&pipe.read, None, &self.fd, None, len, SPLICE_FLAGS)
+        });
+        self.sent(result)
+    }
+
+    /// Says that no more bytes come.
+    pub(crate) fn shut(&self) -> io::Result<()> {
+        Ok(rustix::net::shutdown(&self.fd, Shutdown::Write)?)
+    }
+
+    /// Makes the coming close a reset.
+    pub(crate) fn abort(&self) {
+        if let Err(error) = sockopt::set_socket_linger(&self.fd, Some(Duration::ZERO)) {
+            tracing::debug!(%error, "a socket could not be set to end by reset");
+        }
+    }
+
+    /// Whether the connection is broken. With kernel TLS a write to a broken one is taken and leads nowhere.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.ending && matches!(sockopt::socket_error(&self.fd), Ok(Err(_)) | Err(_))
+    }
+}
+
+const SEND_FLAGS: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
+const SPLICE_FLAGS: SpliceFlags = SpliceFlags::NONBLOCK.union(SpliceFlags::MOVE);
+/// Records of one full chunk; more goes with the next call.
+const SLICES_MAX: usize = 32;

@@ -1,0 +1,548 @@
+//! TLS on a port: records in user space, then, where the kernel can and a direction is bulk, keys in the kernel. Sending
+//! moves first, receiving only when it will be spliced. The kernel's control records, key changes and limits are worked
+//! off here. Part of [`super::Port`].
+
+use std::io;
+
+use crate::chunk::Chunk;
+use crate::ktls::{self, Features};
+use crate::pipes::Pipe;
+use crate::port::socket::Socket;
+use crate::tls::session::{
+    ALERT, APPLICATION_DATA, Fault, HANDSHAKE, HEADER_BYTES, INTERNAL_ERROR, Outgoing,
+    RECORD_BYTES_MAX, Session, record_length,
+};
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct TlsPort {
+    /// None where the keys have been in the kernel since before this process: nobody can change them then.
+    session: Option<Session>,
+    /// The beginning of a record that is not whole yet, or whole ones that nobody has asked for.
+    incoming: Vec<u8>,
+    pub(crate) outgoing: Outgoing,
+    /// What the kernel can do for us; nothing on the rungs without kernel TLS.
+    features: Option<Features>,
+    attached: bool,
+    receive: Receive,
+    transmit: Transmit,
+    /// Our end has been said.
+    closed: bool,
+}
+
+/// Who opens records.
+#[derive(Debug, PartialEq, Eq)]
+enum Receive {
+    Here,
+    /// Us, and no byte beyond the record that is being read, so that the kernel can begin at the next.
+    HereExactly,
+    Kernel {
+        /// The next record is no data: a splice has said so.
+        control: bool,
+        /// The peer has said that it sends no more.
+        closed: bool,
+    },
+}
+
+/// Who seals records.
+#[derive(Debug, PartialEq, Eq)]
+enum Transmit {
+    Here,
+    Kernel {
+        /// No fewer records than were sealed since the kernel was last asked for their number.
+        guess: u64,
+        /// The key has been announced and is to be changed.
+        announced: bool,
+    },
+}
+
+impl TlsPort {
+    pub(crate) fn new(
+        session: Session,
+        incoming: Vec<u8>,
+        outgoing: Outgoing,
+        features: Option<Features>,
+    ) -> Self {
+        Self {
+            session: Some(session),
+            incoming,
+            outgoing,
+            features,
+            attached: false,
+            receive: Receive::Here,
+            transmit: Transmit::Here,
+            closed: false,
+        }
+    }
+
+    /// One whose keys are in the kernel already.
+    pub(crate) fn in_kernel(peer_closed: bool, closed: bool) -> Self {
+        Self {
+            session: None,
+            incoming: Vec::new(),
+            outgoing: Outgoing::default(),
+            features: None,
+            attached: true,
+            receive: Receive::Kernel { control: false, closed: peer_closed },
+            transmit: Transmit::Kernel { guess: 0, announced: false },
+            closed,
+        }
+    }
+
+    /// Whether there is something to give out although the socket has nothing: a record, a fault, the end.
+    pub(crate) fn holds(&self) -> bool {
+        match self.receive {
+            Receive::Kernel { closed, .. } => closed,
+            Receive::Here | Receive::HereExactly => {
+                self.session.as_ref().is_some_and(Session::peer_closed)
+                    || !matches!(record_length(&self.incoming), Ok(None))
+            }
+        }
+    }
+
+    /// Reads, and tells the peer if that cannot be.
+    pub(crate) fn read(
+        &mut self,
+        socket: &mut Socket,
+        chunk: &mut Chunk,
+        max: usize,
+    ) -> io::Result<usize> {
+        let read = match self.receive {
+            Receive::Here | Receive::HereExactly => self.open_records(socket, chunk, max),
+            Receive::Kernel { .. } => self.read_from_kernel(socket, chunk, max),
+        };
+        read.map_err(|failure| match failure {
+            Failure::Io(error) => error,
+            Failure::Tls(fault) => {
+                if let Some(alert) = fault.alert() {
+                    self.fail(socket, alert);
+                }
+                fault.into()
+            }
+        })
+    }
+
+    fn open_records(
+        &mut self,
+        socket: &mut Socket,
+        chunk: &mut Chunk,
+        max: usize,
+    ) -> Result<usize, Failure> {
+        let session = self.session.as_mut().ok_or(io::ErrorKind::InvalidInput)?;
+        loop {
+            if session.peer_closed() {
+                return Ok(0);
+            }
+            let (buffer, pieces) = chunk.parts();
+            let early = self.incoming.len();
+            let room = match self.receive {
+                Receive::HereExactly => wanted(&self.incoming),
+                _ => max.max(early.saturating_add(RECORD_BYTES_MAX)),
+            };
+            let room = room.min(buffer.len());
+            let buffer = buffer.get_mut(..room).unwrap_or_default();
+            let mut filled = 0;
+            if let Some(front) = buffer.get_mut(..early) {
+                front.copy_from_slice(&self.incoming);
+                filled = early;
+            }
+            if record_length(&self.incoming)?.is_none() {
+                if !socket.readable {
+                    return Err(io::Error::from(io::ErrorKind::WouldBlock).into());
+                }
+                match socket.receive(buffer.get_mut(filled..).unwrap_or_default())? {
+                    // The end without a word: whatever the last bytes were meant to be, somebody may have cut them.
+                    0 => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+                    count => filled = filled.saturating_add(count),
+                }
+            }
+            let wire = buffer.get_mut(..filled).unwrap_or_default();
+            let opened = session.open(wire, pieces, usize::MAX, &mut self.outgoing)?;
+            let left = wire.get(opened.consumed..).unwrap_or_default();
+            self.incoming = if opened.closed { Vec::new() } else { left.to_vec() };
+            let count = chunk.len();
+            if count > 0 || opened.closed {
+                return Ok(count);
+            }
+        }
+    }
+
+    fn read_from_kernel(
+        &mut self,
+        socket: &mut Socket,
+        chunk: &mut Chunk,
+        max: usize,
+    ) -> Result<usize, Failure> {
+        loop {
+            let Receive::Kernel { control, closed } = &mut self.receive else { return Ok(0) };
+            if *closed {
+                return Ok(0);
+            }
+            let (buffer, _) = chunk.parts();
+            let room = max.max(ktls::RECORD_BYTES_MAX).min(buffer.len());
+            let buffer = buffer.get_mut(..room).unwrap_or_default();
+            let (kind, count) = match ktls::recv_record(socket.fd(), buffer) {
+                Ok(record) => record,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    // A splice saw a record that is no data, and now there is none: a broken header.
+                    if *control {
+                        return Err(Fault::Protocol("a broken record").into());
+                    }
+                    socket.readable = false;
+                    return Err(error.into());
+                }
+                Err(error) => return Err(error.into()),
+            };
+            *control = false;
+            match (kind, count) {
+                (APPLICATION_DATA, 0) => {
+                    return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+                }
+                (APPLICATION_DATA, count) => {
+                    chunk.set(count);
+                    return Ok(count);
+                }
+                (kind, count) => {
+                    let payload = buffer.get(..count).unwrap_or_default().to_vec();
+                    self.control(socket, kind, &payload)?;
+                }
+            }
+        }
+    }
+
+    /// Works off a control record that the kernel has given out.
+    fn control(&mut self, socket: &mut Socket, kind: u8, payload: &[u8]) -> Result<(), Failure> {
+        let Some(session) = &mut self.session else {
+            return match (kind, ktls::parse_alert(payload)) {
+                (ALERT, Ok(ktls::Alert::CloseNotify)) => {
+                    self.receive = Receive::Kernel { control: false, closed: true };
+                    Ok(())
+                }
+                (ALERT, Ok(ktls::Alert::Warning)) => Ok(()),
+                (ALERT, Ok(ktls::Alert::Fatal(number))) => Err(Fault::Alert(number).into()),
+                // Keys cannot be changed by who has not the secrets any more.
+                _ => Err(Fault::Protocol("a record that cannot be answered any more").into()),
+            };
+        };
+        let before = session.rx_updates();
+        session.control(kind, payload, &mut self.outgoing)?;
+        if session.rx_updates() != before {
+            // EBUSY where the kernel cannot change keys, before 6.14: the stream ends, and the peer is told.
+            let (keys, sequence) = session.rx_keys().ok_or(Fault::Suite)?;
+            ktls::set_rx_keys(socket.fd(), keys, sequence).map_err(|_| Fault::Rekey)?;
+        }
+        if session.peer_closed() {
+            self.receive = Receive::Kernel { control: false, closed: true };
+        }
+        Ok(())
+    }
+
+    /// Seals and sends, or leaves that to the kernel.
+    pub(crate) fn write(&mut self, socket: &mut Socket, slices: &[&[u8]]) -> io::Result<usize> {
+        if self.in_kernel_for_sending(socket)? {
+            let count = socket.send(slices.iter().copied())?;
+            self.sealed(count);
+            return Ok(count);
+        }
+        let session = self.session.as_mut().ok_or(io::ErrorKind::InvalidInput)?;
+        session.seal(slices, &mut self.outgoing)?;
+        match self.flush(socket) {
+            Ok(()) => {}
+            // Accepted all the same; it leaves when there is room.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+        Ok(slices.iter().map(|slice| slice.len()).sum())
+    }
+
+    /// Sends what was sealed here, and the change of keys that is owed where the kernel seals.
+    pub(crate) fn flush(&mut self, socket: &mut Socket) -> io::Result<()> {
+        while !self.outgoing.is_empty() {
+            if !socket.writable {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            let count = socket.send(self.outgoing.slices())?;
+            self.outgoing.wrote(count);
+        }
+        let owes = self.session.as_ref().is_some_and(Session::owes_key_update);
+        if owes && matches!(self.transmit, Transmit::Kernel { .. }) && !self.closed {
+            self.change_kernel_keys(socket)?;
+        }
+        Ok(())
+    }
+
+    /// True where the kernel seals; then the number of records under the key is within its bound.
+    fn in_kernel_for_sending(&mut self, socket: &mut Socket) -> io::Result<bool> {
+        let Transmit::Kernel { guess, announced } = self.transmit else { return Ok(false) };
+        if socket.is_broken() {
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
+        if announced {
+            self.change_kernel_keys(socket)?;
+        } else if guess >= ASK_AFTER_RECORDS {
+            let limit = self.session.as_ref().map_or(RECORDS_MAX, Session::key_seals_at_most);
+            if ktls::tx_sequence(socket.fd())? >= limit {
+                self.change_kernel_keys(socket)?;
+            }
+            self.transmit = Transmit::Kernel { guess: 0, announced: false };
+        }
+        Ok(true)
+    }
+
+    /// Announces the next key and gives it to the kernel.
+    fn change_kernel_keys(&mut self, socket: &mut Socket) -> io::Result<()> {
+        let (Some(session), Some(Features { rekey: true, .. })) =
+            (&mut self.session, self.features)
+        else {
+            self.fail(socket, INTERNAL_ERROR);
+            return Err(Fault::Rekey.into());
+        };
+        if !matches!(self.transmit, Transmit::Kernel { announced: true, .. }) {
+            match ktls::send_record(socket.fd(), HANDSHAKE, &ktls::encode_key_update(false)) {
+                Ok(_) => self.transmit = Transmit::Kernel { guess: 0, announced: true },
+                Err(error) => {
+                    socket.writable &= error.kind() != io::ErrorKind::WouldBlock;
+                    return Err(error);
+                }
+            }
+            session.next_tx_keys()?;
+        }
+        let (keys, sequence) = session.tx_keys().ok_or(Fault::Suite)?;
+        if let Err(error) = ktls::set_tx_keys(socket.fd(), keys, sequence) {
+            // EAGAIN: records under the old key wait for room.
+            socket.writable &= error.kind() != io::ErrorKind::WouldBlock;
+            return Err(error);
+        }
+        self.transmit = Transmit::Kernel { guess: 0, announced: false };
+        Ok(())
+    }
+
+    /// So many bytes went to the kernel to be sealed.
+    fn sealed(&mut self, bytes: usize) {
+        if let Transmit::Kernel { guess, .. } = &mut self.transmit {
+            let records = bytes.div_ceil(ktls::RECORD_BYTES_MAX).saturating_add(1);
+            *guess = guess.saturating_add(u64::try_from(records).unwrap_or(u64::MAX));
+        }
+    }
+
+    /// close_notify, then the end of the socket's half.
+    pub(crate) fn close_write(&mut self, socket: &mut Socket) -> io::Result<()> {
+        match self.transmit {
+            Transmit::Here => {
+                if let Some(session) = &mut self.session {
+                    session.close(&mut self.outgoing)?;
+                }
+                self.flush(socket)?;
+            }
+            Transmit::Kernel { .. } if !self.closed => {
+                let notify = ktls::encode_alert(ktls::alert_description::CLOSE_NOTIFY);
+                if let Err(error) = ktls::send_record(socket.fd(), ALERT, &notify) {
+                    socket.writable &= error.kind() != io::ErrorKind::WouldBlock;
+                    return Err(error);
+                }
+                if let Some(session) = &mut self.session {
+                    session.closed_by_kernel();
+                }
+            }
+            Transmit::Kernel { .. } => {}
+        }
+        self.closed = true;
+        socket.shut()
+    }
+
+    /// Tells the peer why this ends, as far as there is room.
+    fn fail(&mut self, socket: &mut Socket, alert: u8) {
+        if std::mem::replace(&mut self.closed, true) {
+            return;
+        }
+        let told = match (&self.transmit, &mut self.session) {
+            (Transmit::Kernel { .. }, _) => {
+                let alert = ktls::encode_alert(alert);
+                ktls::send_record(socket.fd(), ALERT, &alert).map(|_| ())
+            }
+            (Transmit::Here, Some(session)) => session
+                .fail(alert, &mut self.outgoing)
+                .map_err(io::Error::from)
+                .and_then(|()| self.flush(socket)),
+            (Transmit::Here, None) => Ok(()),
+        };
+        if let Err(error) = told {
+            tracing::debug!(%error, "an alert could not be sent");
+        }
+    }
+
+    /// Whether an alert has been sent that a reset would overtake.
+    pub(crate) fn has_parted(&self) -> bool {
+        self.closed
+    }
+
+    /// Gives the kernel the keys to receive with, if it can be done now. True when it has them.
+    pub(crate) fn offload_receive(&mut self, socket: &Socket) -> bool {
+        match self.receive {
+            Receive::Kernel { closed, control } => return !closed && !control,
+            Receive::Here | Receive::HereExactly => {}
+        }
+        let Some((keys, sequence)) = self.session.as_ref().and_then(Session::rx_keys) else {
+            return false;
+        };
+        let able =
+            |features: Features| keys.suite().is_some_and(|suite| features.receive.contains(suite));
+        if !self.features.is_some_and(able) {
+            return false;
+        }
+        if !self.incoming.is_empty() {
+            self.receive = Receive::HereExactly;
+            return false;
+        }
+        let given = attach(&mut self.attached, socket)
+            .and_then(|()| ktls::set_rx_keys(socket.fd(), keys, sequence));
+        match given {
+            Ok(()) => {
+                if self.features.is_some_and(|features| features.no_pad)
+                    && let Err(error) = ktls::set_rx_no_pad(socket.fd())
+                {
+                    tracing::debug!(%error, "the kernel looks for padding");
+                }
+                self.receive = Receive::Kernel { control: false, closed: false };
+                metrics::counter!("postern_relay_ktls_total", "direction" => "receive")
+                    .increment(1);
+                true
+            }
+            Err(error) => {
+                self.give_up_offload(&error);
+                false
+            }
+        }
+    }
+
+    /// The same for sending.
+    pub(crate) fn offload_transmit(&mut self, socket: &mut Socket) -> bool {
+        if matches!(self.transmit, Transmit::Kernel { .. }) {
+            return true;
+        }
+        let Some(session) = &mut self.session else { return false };
+        if !self.outgoing.is_empty() || session.is_closed() {
+            return false;
+        }
+        let Some((keys, sequence)) = session.tx_keys() else { return false };
+        let able = |features: Features| {
+            keys.suite().is_some_and(|suite| features.transmit.contains(suite))
+        };
+        if !self.features.is_some_and(able) {
+            return false;
+        }
+        let given = attach(&mut self.attached, socket)
+            .and_then(|()| ktls::set_tx_keys(socket.fd(), keys, sequence));
+        match given {
+            Ok(()) => {
+                session.tx_moved_to_kernel();
+                self.transmit = Transmit::Kernel { guess: 0, announced: false };
+                metrics::counter!("postern_relay_ktls_total", "direction" => "transmit")
+                    .increment(1);
+                true
+            }
+            Err(error) => {
+                self.give_up_offload(&error);
+                false
+            }
+        }
+    }
+
+    /// Stays in user space for good.
+    fn give_up_offload(&mut self, error: &io::Error) {
+        tracing::debug!(%error, "the kernel does not take a connection's keys");
+        self.features = None;
+        if self.receive == Receive::HereExactly {
+            self.receive = Receive::Here;
+        }
+    }
+
+    pub(crate) fn splice_in(
+        &mut self,
+        socket: &mut Socket,
+        pipe: &Pipe,
+        max: usize,
+    ) -> io::Result<usize> {
+        match socket.splice_in(pipe, max) {
+            // A record that is no data: the read that comes next has it.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                self.receive = Receive::Kernel { control: true, closed: false };
+                Err(error)
+            }
+            Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+            other => other,
+        }
+    }
+
+    pub(crate) fn splice_out(
+        &mut self,
+        socket: &mut Socket,
+        pipe: &Pipe,
+        len: usize,
+    ) -> io::Result<usize> {
+        self.in_kernel_for_sending(socket)?;
+        let count = socket.splice_out(pipe, len)?;
+        self.sealed(count);
+        Ok(count)
+    }
+
+    /// Whether another process can go on with the socket alone, and what it must know: which ends have been said.
+    pub(crate) fn movable(&self) -> Option<(bool, bool)> {
+        match (&self.receive, &self.transmit) {
+            (
+                Receive::Kernel { control: false, closed },
+                Transmit::Kernel { announced: false, .. },
+            ) if self.outgoing.is_empty() => Some((*closed, self.closed)),
+            _ => None,
+        }
+    }
+}
+
+/// Attaches once.
+fn attach(attached: &mut bool, socket: &Socket) -> io::Result<()> {
+    if !*attached {
+        ktls::attach(socket.fd())?;
+        *attached = true;
+    }
+    Ok(())
+}
+
+/// How long what begins with `incoming` must be for a whole record, or for its header.
+fn wanted(incoming: &[u8]) -> usize {
+    match *incoming {
+        [_, _, _, high, low, ..] => {
+            HEADER_BYTES.saturating_add(usize::from(u16::from_be_bytes([high, low])))
+        }
+        _ => HEADER_BYTES,
+    }
+}
+
+/// What a read came to nothing by.
+enum Failure {
+    Io(io::Error),
+    Tls(Fault),
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl From<io::ErrorKind> for Failure {
+    fn from(kind: io::ErrorKind) -> Self {
+        Self::Io(kind.into())
+    }
+}
+
+impl From<Fault> for Failure {
+    fn from(fault: Fault) -> Self {
+        Self::Tls(fault)
+    }
+}
+
+/// The kernel is asked how many records it has sealed after so many that it may have.
+const ASK_AFTER_RECORDS: u64 = 1 << 16;
+/// Where the session is not known any more: less than any cipher's bound.
+const RECORDS_MAX: u64 = 1 << 23;

@@ -1,0 +1,309 @@
+//! Debian's kernels below `target/kernels`: found and fetched by apt with lists and settings of its own, so that the
+//! machine's stay as they are; unpacked, never installed. What is there is used: to look for newer ones, delete the folder.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use super::modules;
+use crate::process;
+
+/// A kernel that the tests run on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Wanted {
+    /// The oldest that Postern promises to run on.
+    #[value(name = "6.1")]
+    V6_1,
+    #[value(name = "6.12")]
+    V6_12,
+    /// The newest that can change TLS keys, 6.14 or later.
+    #[value(name = "rekey")]
+    Rekey,
+}
+
+impl Wanted {
+    pub(super) const ALL: &[Self] = &[Self::V6_1, Self::V6_12, Self::Rekey];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::V6_1 => "6.1",
+            Self::V6_12 => "6.12",
+            Self::Rekey => "rekey",
+        }
+    }
+
+    pub(super) fn about(self) -> &'static str {
+        match self {
+            Self::V6_1 => "Debian 12's kernel",
+            Self::V6_12 => "Debian 13's kernel, as built for Debian 12",
+            Self::Rekey => "the newest of Debian's that can change keys",
+        }
+    }
+
+    /// By a release's leading numbers.
+    fn is(self, release: &str) -> bool {
+        match (self, numbers(release).get(..2)) {
+            (Self::V6_1, Some(version)) => version == [6, 1],
+            (Self::V6_12, Some(version)) => version == [6, 12],
+            (Self::Rekey, Some(version)) => version >= &[6, 14],
+            (_, None) => false,
+        }
+    }
+}
+
+/// A kernel that is there.
+#[derive(Debug)]
+pub(super) struct Kernel {
+    pub(super) wanted: Wanted,
+    /// `uname -r` of it.
+    pub(super) release: String,
+    /// Everything of it is below.
+    pub(super) folder: PathBuf,
+    pub(super) image: PathBuf,
+    /// Where `modules.dep` is.
+    pub(super) modules: PathBuf,
+}
+
+/// The kernel, where it was fetched already.
+pub(super) fn cached(wanted: Wanted) -> Option<Kernel> {
+    let folder = home().join(wanted.name());
+    let release = fs::read_to_string(folder.join(STAMP)).ok()?.trim().to_owned();
+    unpacked(wanted, folder, release).ok()
+}
+
+/// Fetches what is missing; says so only where it does something.
+pub(crate) fn fetch_all() -> Result<()> {
+    let missing = Wanted::ALL.iter().copied().filter(|wanted| cached(*wanted).is_none());
+    let missing: Vec<Wanted> = missing.collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let apt = Apt::new()?;
+    println!("setup: looking for kernels in Debian's archive");
+    apt.run("apt-get", &["update", "-qq"])?;
+    let offered = apt.offered()?;
+    missing.into_iter().try_for_each(|wanted| fetch(&apt, wanted, &offered))
+}
+
+fn fetch(apt: &Apt, wanted: Wanted, offered: &[String]) -> Result<()> {
+    let releases = releases(wanted, offered);
+    if releases.is_empty() && wanted == Wanted::Rekey {
+        println!(
+            "setup: SKIPPED: Debian's archive offers no kernel that can change keys (6.14 or newer)"
+        );
+        return Ok(());
+    }
+    let mut reasons = Vec::new();
+    // The newest may be on the list and not, or no longer, in the archive.
+    for release in releases.iter().take(RELEASES_TRIED_MAX) {
+        println!("setup: fetching Linux {release} ({})", wanted.name());
+        match unpack(apt, wanted, release, &packages(release, offered)) {
+            Ok(()) => return Ok(()),
+            Err(error) => reasons.push(format!("{error:#}")),
+        }
+    }
+    bail!("no kernel {} from Debian's archive: {}", wanted.name(), reasons.join("\n"))
+}
+
+const RELEASES_TRIED_MAX: usize = 3;
+/// Written when everything else is: holds the release.
+const STAMP: &str = "release";
+
+fn home() -> PathBuf {
+    crate::target_dir().join("kernels")
+}
+
+/// Releases with a cloud image, newest first.
+fn releases(wanted: Wanted, offered: &[String]) -> Vec<String> {
+    let release = |name: &String| name.strip_prefix("linux-image-").map(str::to_owned);
+    let mut releases: Vec<String> =
+        offered.iter().filter_map(release).filter(|release| wanted.is(release)).collect();
+    releases.sort_by_key(|release| std::cmp::Reverse(numbers(release)));
+    releases
+}
+
+/// What holds the image and the modules of a release: one package up to 6.18, two or three of them later.
+fn packages(release: &str, offered: &[String]) -> Vec<String> {
+    let parts: Vec<String> = ["linux-binary-", "linux-modules-"]
+        .iter()
+        .map(|prefix| format!("{prefix}{release}"))
+        .filter(|name| offered.contains(name))
+        .collect();
+    if parts.len() == 2 {
+        return parts;
+    }
+    [vec![format!("linux-image-{release}")], parts].concat()
+}
+
+/// All the numbers in a text: versions compare by them.
+fn numbers(text: &str) -> Vec<u64> {
+    text.split(|c: char| !c.is_ascii_digit()).filter_map(|digits| digits.parse().ok()).collect()
+}
+
+fn unpack(apt: &Apt, wanted: Wanted, release: &str, packages: &[String]) -> Result<()> {
+    let folder = home().join(wanted.name());
+    let (downloads, root) = (folder.join("packages"), folder.join("root"));
+    if folder.exists() {
+        fs::remove_dir_all(&folder)
+            .with_context(|| format!("cannot empty {}", folder.display()))?;
+    }
+    fs::create_dir_all(&downloads)
+        .with_context(|| format!("cannot make {}", downloads.display()))?;
+    let mut words = vec!["download", "-qq"];
+    words.extend(packages.iter().map(String::as_str));
+    captured(apt.command("apt-get", &words).current_dir(&downloads))?;
+    for entry in fs::read_dir(&downloads)? {
+        captured(Command::new("dpkg-deb").arg("--extract").arg(entry?.path()).arg(&root))?;
+    }
+    drop(fs::remove_dir_all(&downloads));
+    let kernel = unpacked(wanted, folder, release.to_owned())?;
+    modules::prepare(&kernel)?;
+    let stamp = kernel.folder.join(STAMP);
+    fs::write(&stamp, release).with_context(|| format!("cannot write {}", stamp.display()))
+}
+
+/// Debian moved both from `/` to `/usr` with 7.0.
+fn unpacked(wanted: Wanted, folder: PathBuf, release: String) -> Result<Kernel> {
+    let root = folder.join("root");
+    let first = |places: [String; 2]| {
+        let mut paths = places.iter().map(|place| root.join(place));
+        let found = paths.find(|path| path.exists());
+        found.with_context(|| format!("neither {} in Linux {release}", places.join(" nor ")))
+    };
+    let image =
+        first([format!("boot/vmlinuz-{release}"), format!("usr/lib/modules/{release}/vmlinuz")])?;
+    let modules = first([
+        format!("lib/modules/{release}/kernel"),
+        format!("usr/lib/modules/{release}/kernel"),
+    ])?;
+    let modules = modules.parent().context("modules without a folder")?.to_owned();
+    Ok(Kernel { wanted, release, folder, image, modules })
+}
+
+/// apt with a configuration, lists and a cache of its own.
+struct Apt {
+    configuration: PathBuf,
+}
+
+/// Where the kernels are: 6.1 and 6.12 with Debian 12's updates, the newest in backports or unstable.
+const SOURCES: &[(&str, &str)] = &[
+    ("debian", "bookworm"),
+    ("debian-security", "bookworm-security"),
+    ("debian", "bookworm-backports"),
+    ("debian", "trixie-backports"),
+    ("debian", "sid"),
+];
+/// Of Debian's package debian-archive-keyring.
+const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
+impl Apt {
+    fn new() -> Result<Self> {
+        if !Path::new(KEYRING).exists() {
+            bail!(
+                "kernels come from Debian's archive, whose keys are not here ({KEYRING}); run this on Debian, or \
+                 with its packages apt and debian-archive-keyring"
+            );
+        }
+        let folder = home().join("apt");
+        for below in ["lists/partial", "cache/archives/partial"] {
+            let path = folder.join(below);
+            fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        }
+        let source = |(part, suite): &(&str, &str)| {
+            format!(
+                "deb [arch=amd64 signed-by={KEYRING}] http://deb.debian.org/{part} {suite} main\n"
+            )
+        };
+        let sources: String = SOURCES.iter().map(source).collect();
+        fs::write(folder.join("sources.list"), sources)?;
+        let here = folder.display();
+        let configuration = folder.join("apt.conf");
+        fs::write(
+            &configuration,
+            format!(
+                "Dir::State::lists \"{here}/lists\";\nDir::Cache \"{here}/cache\";\n\
+                 Dir::Etc::sourcelist \"{here}/sources.list\";\nDir::Etc::sourceparts \"/dev/null\";\n\
+                 Dir::Etc::preferences \"/dev/null\";\nDir::Etc::preferencesparts \"/dev/null\";\n\
+                 Acquire::Languages \"none\";\nAcquire::IndexTargets::deb::DEP-11::DefaultEnabled \"false\";\n\
+                 APT::Architecture \"amd64\";\nAPT::Sandbox::User \"root\";\n"
+            ),
+        )?;
+        Ok(Self { configuration })
+    }
+
+    fn command(&self, program: &str, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program);
+        command.env("APT_CONFIG", &self.configuration).args(arguments);
+        command
+    }
+
+    fn run(&self, program: &str, arguments: &[&str]) -> Result<String> {
+        captured(&mut self.command(program, arguments))
+    }
+
+    /// Names of the packages that may hold a kernel.
+    fn offered(&self) -> Result<Vec<String>> {
+        const NAMES: &str = "^linux-(image|binary|modules)-[0-9].*-cloud-amd64$";
+        let found = self.run("apt-cache", &["search", "--names-only", NAMES])?;
+        let names = found.lines().filter_map(|line| line.split_whitespace().next());
+        Ok(names.map(str::to_owned).collect())
+    }
+}
+
+/// Insists on success; gives what the program said.
+pub(super) fn captured(command: &mut Command) -> Result<String> {
+    let (success, said) = process::output(command)?;
+    if !success {
+        bail!("{} failed:\n{}", process::line(command), said.trim_end());
+    }
+    Ok(said)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn offered() -> Vec<String> {
+        [
+            "linux-image-6.1.0-9-cloud-amd64",
+            "linux-image-6.1.0-56-cloud-amd64",
+            "linux-image-6.12.107+deb12-cloud-amd64",
+            "linux-image-6.12.9+deb12-cloud-amd64",
+            "linux-image-6.19.6+deb13-cloud-amd64",
+            "linux-binary-6.19.6+deb13-cloud-amd64",
+            "linux-image-7.3.4+deb13-cloud-amd64",
+            "linux-binary-7.3.4+deb13-cloud-amd64",
+            "linux-modules-7.3.4+deb13-cloud-amd64",
+        ]
+        .map(str::to_owned)
+        .to_vec()
+    }
+
+    #[test]
+    fn the_newest_comes_first() {
+        fn check(wanted: Wanted, expect: &[&str]) {
+            assert_eq!(releases(wanted, &offered()), expect);
+        }
+        check(Wanted::V6_1, &["6.1.0-56-cloud-amd64", "6.1.0-9-cloud-amd64"]);
+        check(Wanted::V6_12, &["6.12.107+deb12-cloud-amd64", "6.12.9+deb12-cloud-amd64"]);
+        check(Wanted::Rekey, &["7.3.4+deb13-cloud-amd64", "6.19.6+deb13-cloud-amd64"]);
+    }
+
+    #[test]
+    fn a_kernel_may_be_in_several_packages() {
+        fn check(release: &str, expect: &[&str]) {
+            assert_eq!(packages(release, &offered()), expect);
+        }
+        check("6.1.0-9-cloud-amd64", &["linux-image-6.1.0-9-cloud-amd64"]);
+        check(
+            "6.19.6+deb13-cloud-amd64",
+            &["linux-image-6.19.6+deb13-cloud-amd64", "linux-binary-6.19.6+deb13-cloud-amd64"],
+        );
+        check(
+            "7.3.4+deb13-cloud-amd64",
+            &["linux-binary-7.3.4+deb13-cloud-amd64", "linux-modules-7.3.4+deb13-cloud-amd64"],
+        );
+    }
+}
