@@ -102,7 +102,8 @@ impl Kernel {
             }
         }
         let mut acted = self.resets_in.is_some();
-        let sends = dice.size(self.receive_room).min(self.to_send);
+        let sends = if dice.one_in(2) { dice.size(self.receive_room) } else { self.receive_room };
+        let sends = sends.min(self.to_send);
         let sends = sends.min(self.receive_room - self.received);
         if sends > 0 && !dice.one_in(3) {
             self.to_send -= sends;
@@ -170,11 +171,11 @@ impl Net {
         let ledgers = [0, 1].map(|_| Rc::new(Ledger::default()));
         let views = [0, 1].map(|_| Rc::new(View::default()));
         let tls = [
-            flavour == Flavour::Truncated || dice.one_in(3),
-            flavour != Flavour::Truncated && dice.one_in(3),
+            flavour == Flavour::Truncated || dice.one_in(4),
+            flavour != Flavour::Truncated && dice.one_in(4),
         ];
         let records = [0, 1].map(|_| dice.pick(&[1, 700, 16 * 1024]));
-        let splices = [0, 1].map(|_| dice.pick(&[0, 9, 99]));
+        let splices = [0, 1].map(|_| dice.pick(&[1, 9, 99, 99]));
         let interrupts = dice.pick(&[8, 50, usize::MAX]);
         let dice = Rc::new(RefCell::new(dice));
         let side = |this: usize| Sim {
@@ -307,7 +308,7 @@ pub(crate) struct Sim {
     into: Rc<Ledger>,
     view: Rc<View>,
     tls: Option<Tls>,
-    /// Whether the kernel can move its bytes: never, sometimes, most of the time.
+    /// The kernel cannot move its bytes one time in so many.
     splices: usize,
     interrupts: usize,
     readable: bool,
@@ -409,7 +410,7 @@ impl Sim {
             if !self.readable {
                 break Err(io::ErrorKind::WouldBlock.into());
             }
-            match self.receive(max) {
+            match self.receive(max - tls.early - 13) {
                 Ok(0) => {
                     let whole = tls.early == 0 && self.kernel.borrow().fin && tls.says_close;
                     break if whole { Ok(0) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
@@ -426,13 +427,13 @@ impl Sim {
             }
             // In two pieces, with what stood between records.
             let (buffer, pieces) = chunk.parts();
-            let whole = whole.min(buffer.len() - 13);
             let (start, half) = (self.out.taken.get(), whole / 2);
             tls.early -= whole;
             buffer[5..5 + half].copy_from_slice(pattern(start, half));
             let rest = pattern(start + half as u64, whole - half);
             buffer[13 + half..13 + whole].copy_from_slice(rest);
-            pieces.extend([5..5 + half, 13 + half..13 + whole].into_iter().filter(|p| !p.is_empty()));
+            pieces
+                .extend([5..5 + half, 13 + half..13 + whole].into_iter().filter(|p| !p.is_empty()));
             // The peer may have asked for an answer.
             if !self.peer_is_told() && self.dice.borrow_mut().one_in(4) {
                 self.view.outgoing.set(self.view.outgoing.get() + 1);
@@ -594,7 +595,7 @@ pub(crate) struct Pipes {
 
 impl Pipes {
     pub(crate) fn new(net: &Net) -> Self {
-        let refuses = net.dice.borrow_mut().pick(&[1, 3, usize::MAX]);
+        let refuses = net.dice.borrow_mut().pick(&[1, 3, 99, usize::MAX]);
         Self { dice: Rc::clone(&net.dice), free: Vec::new(), lent: 0, refuses }
     }
     pub(crate) fn lent(&self) -> usize {
@@ -618,6 +619,12 @@ impl Lender<Pipe> for Pipes {
     fn destroy(&mut self, pipe: Pipe) {
         self.lent -= 1;
         drop(pipe);
+    }
+    fn adopt(&mut self) {
+        self.lent += 1;
+    }
+    fn forget(&mut self) {
+        self.lent -= 1;
     }
 }
 

@@ -112,7 +112,7 @@ fn everything_arrives_where_both_ends_close_in_order() {
         spliced += net.spliced();
     }
     // The schedules are worth something: both ways of moving bytes were taken often.
-    assert!(spliced > bytes / 20 && spliced < bytes / 20 * 19, "{spliced} of {bytes} spliced");
+    assert!(spliced > bytes / 10 && spliced < bytes / 10 * 9, "{spliced} of {bytes} spliced");
 }
 
 #[test]
@@ -138,6 +138,6 @@ fn a_close_of_tls_without_a_word_is_a_failure() {
 }
 
 /// Of each kind of schedule.
-const SEEDS: u64 = 3000;
+const SEEDS: u64 = 4000;
 /// More than any delay of an event.
 const QUIET_STEPS: u32 = 64;

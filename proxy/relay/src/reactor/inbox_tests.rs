@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use loom::sync::atomic::{AtomicBool as LoomBool, AtomicUsize as LoomUsize};
 use loom::sync::Notify;
+use loom::sync::atomic::{AtomicBool as LoomBool, AtomicUsize as LoomUsize};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::*;

@@ -208,11 +208,8 @@ impl Session {
         let Some(length) = record_length(rest)? else { return Ok(0) };
         let body = rest.get_mut(HEADER_BYTES..length).unwrap_or_default();
         let start = at.saturating_add(HEADER_BYTES);
-        let opaque = InboundOpaqueMessage::new(
-            ContentType::ApplicationData,
-            ProtocolVersion::TLSv1_2,
-            body,
-        );
+        let opaque =
+            InboundOpaqueMessage::new(ContentType::ApplicationData, ProtocolVersion::TLSv1_2, body);
         let plain = self.opener.decrypt(opaque, self.rx_sequence)?;
         self.rx_sequence = self.rx_sequence.saturating_add(1);
         if self.rx_sequence % KEY_UPDATE_EVERY == 0 {

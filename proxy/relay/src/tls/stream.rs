@@ -231,3 +231,7 @@ impl AsyncWrite for TlsStream {
 /// What is read ahead of need at most: some frames.
 const READ_BYTES: usize = 4096;
 const SLICES_MAX: usize = 16;
+
+#[cfg(test)]
+#[path = "stream_tests.rs"]
+mod tests;
