@@ -67,6 +67,9 @@ pub(crate) struct Direction<Pipe> {
     moved: u64,
     /// Bytes that came in large reads, one after the other.
     run: usize,
+    /// A write to the reader's socket has been told that the connection broke. Whoever asks first is told (tcp(7),
+    /// SO_ERROR); a read is then told of an end that is none.
+    reader_broken: Option<io::ErrorKind>,
 }
 
 /// What it waits for.
@@ -99,7 +102,7 @@ pub(crate) enum Stop {
 
 impl<Pipe> Direction<Pipe> {
     pub(crate) fn new() -> Self {
-        Self { state: State::Reading, moved: 0, run: 0 }
+        Self { state: State::Reading, moved: 0, run: 0, reader_broken: None }
     }
 
     /// Goes on where another process stopped.
@@ -110,7 +113,7 @@ impl<Pipe> Direction<Pipe> {
             Held::Nothing => State::Reading,
             Held::Pipe { pipe, held } => State::Piped { pipe, held },
         };
-        Self { state, moved, run: 0 }
+        Self { state, moved, run: 0, reader_broken: None }
     }
 
     /// Moves bytes until it must wait, is over, or has used `budget` up. An error is the reader's; what came before it has
@@ -192,8 +195,7 @@ impl<Pipe> Direction<Pipe> {
         let count = reader.read(&mut kit.chunk, max)?;
         self.note(count);
         if count == 0 {
-            self.state = State::Closing;
-            return Ok(0);
+            return self.reader_ended();
         }
         match writer.write(&mut kit.chunk) {
             Ok(took) => {
@@ -217,8 +219,7 @@ impl<Pipe> Direction<Pipe> {
         match reader.splice_in(&pipe, PIPE_BYTES) {
             Ok(0) => {
                 kit.pipes.give_back(pipe);
-                self.state = State::Closing;
-                Ok(0)
+                self.reader_ended()
             }
             Ok(held) => {
                 self.note(held);
@@ -235,6 +236,14 @@ impl<Pipe> Direction<Pipe> {
                 Err(error)
             }
         }
+    }
+
+    fn reader_ended(&mut self) -> io::Result<usize> {
+        if let Some(kind) = self.reader_broken {
+            return Err(kind.into());
+        }
+        self.state = State::Closing;
+        Ok(0)
     }
 
     fn hold(&mut self, kit: &mut Kit<impl Lender<Pipe>>, took: usize) {
@@ -296,6 +305,16 @@ impl<Pipe> Direction<Pipe> {
         self.release(kit);
         self.state = State::Refused(error.kind());
         true
+    }
+
+    /// The opposite direction could not write to our reader.
+    pub(crate) fn reader_refused(&mut self, kind: io::ErrorKind) {
+        use io::ErrorKind::{BrokenPipe, NotConnected, WriteZero};
+        // These say that bytes cannot go there any more, not that some from there were lost: a reset after the peer's end
+        // is EPIPE.
+        if !matches!(kind, BrokenPipe | NotConnected | WriteZero) {
+            self.reader_broken = Some(kind);
+        }
     }
 
     /// Gives up what is held.

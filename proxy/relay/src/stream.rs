@@ -69,11 +69,20 @@ impl<S: Side> Stream<S> {
             Ok(stop) => stop,
             Err(error) => return Turn::Ended(End::Failed(error)),
         };
+        if let Some(kind) = self.from_client.refused() {
+            self.from_target.reader_refused(kind);
+        }
         let down = self.from_target.drive(&mut self.target, &mut self.client, kit, TURN_BYTES);
         let down = match down {
             Ok(stop) => stop,
             Err(error) => return Turn::Ended(End::Failed(error)),
         };
+        if let Some(kind) = self.from_target.refused() {
+            self.from_client.reader_refused(kind);
+        }
+        // Reading from the target may have called for an answer to it (a TLS key update), after its writer had its turn.
+        let unsent = up != Stop::Over
+            && self.target.flush().is_err_and(|error| error.kind() != io::ErrorKind::WouldBlock);
         if before != self.progress() {
             self.moved_at = now;
         }
@@ -83,6 +92,8 @@ impl<S: Side> Stream<S> {
                 None => End::Closed,
             }),
             (Stop::Budget, _) | (_, Stop::Budget) => Turn::Again,
+            // The writer's next turn finds out what is wrong.
+            _ if unsent => Turn::Again,
             (Stop::Over | Stop::Waits, Stop::Over | Stop::Waits) => Turn::Waits,
         }
     }
@@ -131,6 +142,13 @@ impl<S: Side> Stream<S> {
         self.from_client.count_held(kit);
         self.from_target.count_held(kit);
     }
+
+    /// Gives up what its directions hold.
+    pub(crate) fn release(&mut self, kit: &mut Kit<impl Lender<S::Pipe>>) {
+        self.from_client.release(kit);
+        self.from_target.release(kit);
+        kit.held = kit.held.saturating_sub(std::mem::take(&mut self.backlog));
+    }
 }
 
 impl Stream<Port> {
@@ -149,9 +167,7 @@ impl Stream<Port> {
                 self.target.abort();
             }
         }
-        self.from_client.release(kit);
-        self.from_target.release(kit);
-        kit.held = kit.held.saturating_sub(self.backlog);
+        self.release(kit);
         let (bytes_from_client, bytes_from_target) = self.moved();
         (Outcome { bytes_from_client, bytes_from_target, end }, [self.client, self.target])
     }
@@ -173,6 +189,7 @@ impl Stream<Port> {
         for direction in [&self.from_client, &self.from_target] {
             direction.forget_held(kit);
         }
+        kit.held = kit.held.saturating_sub(self.backlog);
         Moved {
             sides: (self.client, self.target),
             directions: (self.from_client, self.from_target),
@@ -183,7 +200,7 @@ impl Stream<Port> {
 }
 
 /// A turn's bytes per direction, then the next stream has its turn: a millisecond or less.
-const TURN_BYTES: usize = 1024 * 1024;
+pub(crate) const TURN_BYTES: usize = 1024 * 1024;
 /// After one side has closed its half and nothing moves any more: a half-closed stream outlives a long answer, but not
 /// for ever, also where no idle timeout is set.
 pub(crate) const HALF_CLOSED_IDLE: Duration = Duration::from_secs(3600);

@@ -26,6 +26,8 @@ pub enum Fault {
     /// The peer sent a fatal alert (its number, RFC 8446 section 6).
     #[error("the peer ended TLS with alert {0}")]
     Alert(u8),
+    #[error("the peer sends records that say nothing")]
+    Empty,
     #[error("the peer changes keys too often")]
     KeyUpdates,
     #[error("the peer sent what TLS does not allow here: {0}")]
@@ -43,7 +45,7 @@ impl Fault {
     pub(crate) fn alert(&self) -> Option<u8> {
         match self {
             Self::Alert(_) => None,
-            Self::KeyUpdates | Self::Protocol(_) => Some(UNEXPECTED_MESSAGE),
+            Self::Empty | Self::KeyUpdates | Self::Protocol(_) => Some(UNEXPECTED_MESSAGE),
             Self::Rekey | Self::Suite => Some(INTERNAL_ERROR),
             Self::Tls(rustls::Error::DecryptError) => Some(BAD_RECORD_MAC),
             Self::Tls(_) => Some(INTERNAL_ERROR),
@@ -55,7 +57,8 @@ impl From<Fault> for io::Error {
     fn from(fault: Fault) -> Self {
         let kind = match fault {
             Fault::Alert(_) => io::ErrorKind::ConnectionAborted,
-            Fault::KeyUpdates
+            Fault::Empty
+            | Fault::KeyUpdates
             | Fault::Protocol(_)
             | Fault::Rekey
             | Fault::Suite
@@ -85,6 +88,10 @@ pub struct Session {
     tx_sequence: u64,
     /// Key updates that the peer may still make; grows with what it sends.
     key_updates_left: u32,
+    /// Records without data that the peer may still send until the next one with some.
+    empty_records_left: u32,
+    /// Why no further record can be opened, when ones before it were in the same call.
+    fault: Option<Fault>,
     peer_closed: bool,
     closed: bool,
     update_requested: bool,
@@ -146,6 +153,8 @@ impl Session {
             tx_sequence,
             tx_in_kernel: false,
             key_updates_left: KEY_UPDATES_BURST,
+            empty_records_left: EMPTY_RECORDS_MAX,
+            fault: None,
             peer_closed: false,
             closed: false,
             update_requested: false,
@@ -162,38 +171,61 @@ impl Session {
         records_max: usize,
         out: &mut Outgoing,
     ) -> Result<Opened, Fault> {
+        if let Some(fault) = self.fault.take() {
+            return Err(fault);
+        }
         let mut opened = Opened { consumed: 0, closed: self.peer_closed };
         for _ in 0..records_max {
             if self.peer_closed {
                 break;
             }
-            let rest = wire.get_mut(opened.consumed..).unwrap_or_default();
-            let Some(length) = record_length(rest)? else { break };
-            let body = rest.get_mut(HEADER_BYTES..length).unwrap_or_default();
-            let start = opened.consumed.saturating_add(HEADER_BYTES);
-            let opaque = InboundOpaqueMessage::new(
-                ContentType::ApplicationData,
-                ProtocolVersion::TLSv1_2,
-                body,
-            );
-            let plain = self.opener.decrypt(opaque, self.rx_sequence)?;
-            self.rx_sequence = self.rx_sequence.saturating_add(1);
-            opened.consumed = opened.consumed.saturating_add(length);
-            let bytes = plain.payload.len();
-            if plain.typ == ContentType::ApplicationData {
-                if bytes > 0 {
-                    pieces.push(start..start.saturating_add(bytes));
+            match self.open_one(wire, opened.consumed, pieces, out) {
+                Ok(0) => break,
+                Ok(length) => opened.consumed = opened.consumed.saturating_add(length),
+                Err(fault) if pieces.is_empty() => return Err(fault),
+                Err(fault) => {
+                    // What came before is good, and is given out first. The record stays where it is, so that there is
+                    // something to ask about.
+                    self.fault = Some(fault);
+                    break;
                 }
-            } else {
-                let (content_type, payload) = (u8::from(plain.typ), plain.payload.to_vec());
-                self.control(content_type, &payload, out)?;
             }
         }
         opened.closed = self.peer_closed;
+        Ok(opened)
+    }
+
+    /// Opens the record at `at` and says how long it is; 0 when it is not whole.
+    fn open_one(
+        &mut self,
+        wire: &mut [u8],
+        at: usize,
+        pieces: &mut Vec<Range<usize>>,
+        out: &mut Outgoing,
+    ) -> Result<usize, Fault> {
+        let rest = wire.get_mut(at..).unwrap_or_default();
+        let Some(length) = record_length(rest)? else { return Ok(0) };
+        let body = rest.get_mut(HEADER_BYTES..length).unwrap_or_default();
+        let start = at.saturating_add(HEADER_BYTES);
+        let opaque =
+            InboundOpaqueMessage::new(ContentType::ApplicationData, ProtocolVersion::TLSv1_2, body);
+        let plain = self.opener.decrypt(opaque, self.rx_sequence)?;
+        self.rx_sequence = self.rx_sequence.saturating_add(1);
         if self.rx_sequence % KEY_UPDATE_EVERY == 0 {
             self.key_updates_left = self.key_updates_left.max(1);
         }
-        Ok(opened)
+        let bytes = plain.payload.len();
+        if plain.typ == ContentType::ApplicationData && bytes > 0 {
+            self.empty_records_left = EMPTY_RECORDS_MAX;
+            pieces.push(start..start.saturating_add(bytes));
+            return Ok(length);
+        }
+        self.empty_records_left = self.empty_records_left.checked_sub(1).ok_or(Fault::Empty)?;
+        if plain.typ != ContentType::ApplicationData {
+            let (content_type, payload) = (u8::from(plain.typ), plain.payload.to_vec());
+            self.control(content_type, &payload, out)?;
+        }
+        Ok(length)
     }
 
     /// Works off a record that is no application data.
@@ -473,9 +505,15 @@ const BODY_BYTES_MAX: usize = PLAINTEXT_BYTES_MAX + 256;
 /// A whole record.
 pub(crate) const RECORD_BYTES_MAX: usize = HEADER_BYTES + BODY_BYTES_MAX;
 /// Records after which we change our key whatever the suite would allow: 256 GiB in full ones, as others do.
+#[cfg(not(test))]
 const RECORDS_MAX: u64 = 1 << 24;
+/// So few that tests see keys change.
+#[cfg(test)]
+const RECORDS_MAX: u64 = 200;
 /// Key updates that a peer may make at once; a careful one makes one in 2^24 records.
 const KEY_UPDATES_BURST: u32 = 32;
+/// Records without data that may follow one another: a peer that sends nothing else costs work and gives none of it back.
+const EMPTY_RECORDS_MAX: u32 = 2 * KEY_UPDATES_BURST;
 /// One more is allowed after so many records.
 const KEY_UPDATE_EVERY: u64 = 4096;
 /// What may wait before answers to key updates are put off until there is data to send: some answers.
@@ -483,4 +521,4 @@ const ANSWERS_BYTES_MAX: usize = 128;
 
 #[cfg(test)]
 #[path = "session_tests.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -227,3 +227,7 @@ impl AsyncWrite for TlsStream {
 
 /// What is read ahead of need at most: some frames.
 const READ_BYTES: usize = 4096;
+
+#[cfg(test)]
+#[path = "stream_tests.rs"]
+mod tests;
