@@ -30,6 +30,16 @@ pub(crate) const SERVER_NAME: &str = "bench.example.com";
 pub(crate) const SUITE: &str = "TLS_AES_128_GCM_SHA256";
 pub(crate) const GROUP: &str = "X25519";
 
+/// Switching tickets off makes OpenSSL 3.0 send two of another kind; asking for none sends none.
+const OPENSSL: &str = "openssl_conf = init
+[init]
+ssl_conf = ssl
+[ssl]
+system_default = defaults
+[defaults]
+NumTickets = 0
+";
+
 /// Files for the peers, settings for our clients.
 #[derive(Debug)]
 pub(crate) struct Certificates {
@@ -37,6 +47,8 @@ pub(crate) struct Certificates {
     pub(crate) server_key: PathBuf,
     /// Key, then chain, in one file: HAProxy and hitch want it so.
     pub(crate) server_both: PathBuf,
+    /// Settings of OpenSSL itself, for peers whose own cannot stop the tickets of TLS 1.3.
+    pub(crate) openssl: PathBuf,
     /// What clients' certificates are signed with.
     pub(crate) client_authority: PathBuf,
     /// The policy that our own door decides by.
@@ -62,6 +74,7 @@ impl Certificates {
             server_chain: write("server.pem", &server.0)?,
             server_key: write("server.key", &server.1)?,
             server_both: write("server-both.pem", &format!("{}{}", server.1, server.0))?,
+            openssl: write("openssl.cnf", OPENSSL)?,
             client_authority: write("client-authority.pem", &authority_pem)?,
             snapshot: write("snapshot.json", &snapshot)?,
             client: settings(roots.clone(), None)?,

@@ -5,6 +5,7 @@
 //! - [`run`]: rounds, everybody once in each
 //! - [`peer`]: each program, told to do the same job
 //! - [`load`]: clients that make the load; [`upstream`]: what stands behind every peer
+//! - [`site`]: a Postern cluster and OpenSSH servers to SSH to
 //! - [`measure`]: CPU and memory of a process, as the kernel accounts them; [`metric`]: what a figure means
 //! - [`goal`]: what it has to come to; [`report`]: JSON, page, drawings
 //! - [`certificate`], [`program`]: keys for everybody; starting and ending programs
@@ -19,6 +20,7 @@ mod peer;
 mod program;
 mod report;
 mod run;
+mod site;
 mod upstream;
 mod workload;
 
@@ -27,6 +29,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Parser, Subcommand};
+use rustix::fs::FlockOperation;
 
 use crate::peer::Places;
 use crate::report::document::Document;
@@ -110,6 +113,7 @@ fn bench(options: &Options) -> Result<()> {
     let chosen = chosen(&options.only)?;
     let older = options.compare.as_deref().map(Document::read).transpose()?;
     let stop = Stop::on_interrupt()?;
+    let _alone = alone()?;
     program::pin(program::Core::Load)?;
     let folder = tempfile::Builder::new().prefix("postern-bench-").tempdir()?;
     let bench = prepare(options, folder.path())?;
@@ -136,6 +140,19 @@ fn bench(options: &Options) -> Result<()> {
     Ok(())
 }
 
+/// Waits until no other bench runs: two would measure each other. Held until dropped.
+fn alone() -> Result<std::fs::File> {
+    let path = std::env::temp_dir().join("postern-bench.lock");
+    let file = std::fs::File::create(&path).with_context(|| {
+        format!("cannot write {}; another user's bench made it", path.display())
+    })?;
+    if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        eprintln!("another bench is running; waiting for its end");
+        rustix::fs::flock(&file, FlockOperation::LockExclusive)?;
+    }
+    Ok(file)
+}
+
 fn prepare(options: &Options, dir: &Path) -> Result<Bench> {
     let ourselves = std::env::current_exe().context("where are we?")?;
     let beside = ourselves.parent().map(Path::to_path_buf).unwrap_or_default();
@@ -149,6 +166,7 @@ fn prepare(options: &Options, dir: &Path) -> Result<Bench> {
         },
         certificates: certificate::Certificates::make(dir)?,
         upstream,
+        cluster: site::cluster::LazyCluster::default(),
         effort: if options.quick { Effort::Quick } else { Effort::Full },
     })
 }

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
@@ -80,7 +80,7 @@ fn seconds(ticks: u64) -> f64 {
 }
 
 /// Bytes of memory that the process and its descendants hold: proportional set size, so that what several share is
-/// counted once. `only` leaves out programs of other names, such as a session's shell.
+/// counted once; without pages of files, such as a program's text, which the kernel drops and fetches as it likes. `only` leaves out programs of other names, such as a session's shell.
 pub(crate) fn memory_bytes(root: u32, only: Option<&[&str]>) -> Result<f64> {
     let mut bytes = 0.0;
     for stat in tree(root) {
@@ -91,10 +91,12 @@ pub(crate) fn memory_bytes(root: u32, only: Option<&[&str]>) -> Result<f64> {
         let Ok(text) = fs::read_to_string(format!("/proc/{}/smaps_rollup", stat.pid)) else {
             continue;
         };
-        let pss = text.lines().find_map(|line| line.strip_prefix("Pss:"));
-        let kilobytes = pss.and_then(|rest| rest.trim().strip_suffix("kB"));
-        let kilobytes: f64 = kilobytes.context("no Pss in smaps_rollup")?.trim().parse()?;
-        bytes += kilobytes * 1024.0;
+        for kind in ["Pss_Anon:", "Pss_Shmem:"] {
+            let line = text.lines().find_map(|line| line.strip_prefix(kind));
+            let kilobytes = line.and_then(|rest| rest.trim().strip_suffix("kB"));
+            let kilobytes = kilobytes.with_context(|| format!("no {kind} in smaps_rollup"))?;
+            bytes += kilobytes.trim().parse::<f64>()? * 1024.0;
+        }
     }
     Ok(bytes)
 }
@@ -121,6 +123,23 @@ impl Quiet {
         let all = busy_seconds().unwrap_or_default() - self.all;
         let ours = cpu_seconds(std::process::id()) - self.ours;
         ((all - ours) / self.started.elapsed().as_secs_f64()).max(0.0)
+    }
+}
+
+/// Others may keep so much of a core busy while we measure.
+const OTHERS_BUSY_MAX: f64 = 0.3;
+/// How long one look at the machine takes.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// Waits until others leave the machine to us, or until `patience` has run out, which it takes from.
+pub(crate) fn wait_for_quiet(patience: &mut Duration) {
+    while !patience.is_zero() {
+        let quiet = Quiet::watch();
+        std::thread::sleep(LOOK);
+        if quiet.others() < OTHERS_BUSY_MAX {
+            return;
+        }
+        *patience = patience.saturating_sub(LOOK);
     }
 }
 

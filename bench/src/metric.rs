@@ -12,6 +12,8 @@ pub(crate) struct Metric {
 pub(crate) enum Better {
     Less,
     More,
+    /// It only says what was done.
+    Neither,
 }
 
 const fn less(name: &'static str, unit: &'static str) -> Metric {
@@ -29,7 +31,8 @@ pub(crate) const CPU_PER_SESSION: Metric = less("cpu_per_session", "ms");
 /// CPU per byte with many connections, by that with few.
 pub(crate) const CPU_GROWTH: Metric = less("cpu_growth", "x");
 /// How many `many` was.
-pub(crate) const CONNECTIONS: Metric = more("connections", "1");
+pub(crate) const CONNECTIONS: Metric =
+    Metric { name: "connections_many", unit: "1", better: Better::Neither };
 pub(crate) const CPU_PER_GB_FEW: Metric = less("cpu_per_gb_few", "CPU-s/GB");
 pub(crate) const CPU_PER_GB_MANY: Metric = less("cpu_per_gb_many", "CPU-s/GB");
 pub(crate) const WALL_RATE: Metric = more("wall_rate", "GB/s");

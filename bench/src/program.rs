@@ -8,9 +8,10 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process_group};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
@@ -44,6 +45,16 @@ pub(crate) fn pin(core: Core) -> Result<()> {
     let mut cores = CpuSet::new();
     core.numbers().iter().for_each(|number| cores.set(*number));
     sched_setaffinity(None, &cores).context("cannot use cores 0 and 1; the bench needs two")
+}
+
+/// Moves a running program, and whatever it starts from now on.
+pub(crate) fn repin(pid: u32, core: Core) -> Result<()> {
+    let (list, pid) = (core.list(), pid.to_string());
+    let mut command = command("taskset", ["--all-tasks", "--cpu-list", "--pid", &list, &pid]);
+    let output = command.stdin(Stdio::null()).output().context("cannot run taskset")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "taskset: {}", said.trim());
+    Ok(())
 }
 
 /// Far more than any peer needs to start.
@@ -153,10 +164,19 @@ pub(crate) fn find(name: &str) -> Option<PathBuf> {
     std::env::split_paths(&path).chain(system).map(|dir| dir.join(name)).find(|file| file.is_file())
 }
 
-/// An address on loopback whose port was free a moment ago.
+/// Below the ports that the kernel gives to outgoing connections: the load makes thousands of those.
+const PORTS: std::ops::Range<u16> = 20_000..32_000;
+static NEXT_PORT: AtomicU16 = AtomicU16::new(PORTS.start);
+
+/// An address on loopback whose port was free a moment ago, and was not given before.
 pub(crate) fn free_address() -> Result<SocketAddr> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port")?;
-    Ok(listener.local_addr()?)
+    loop {
+        let port = NEXT_PORT.fetch_add(1, Ordering::Relaxed);
+        ensure!(PORTS.contains(&port), "no free port in {PORTS:?}");
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        }
+    }
 }
 
 /// Whether somebody listens on a port of this machine. Looks at the kernel's table: a connection made to find out

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::measure::{Quiet, load_average};
+use crate::measure::{Quiet, load_average, wait_for_quiet};
 use crate::metric::{Metric, Sample};
 use crate::workload::{Bench, Contender, Workload};
 
@@ -60,6 +60,9 @@ pub(crate) struct Outcome {
     pub(crate) load_average_max: f64,
 }
 
+/// In each workload, waiting for a quiet machine may take so long.
+const PATIENCE: Duration = Duration::from_secs(120);
+
 /// Runs a workload to its end, or until the person wants to stop.
 pub(crate) fn run(workload: &Workload, bench: &Bench, pairs: u32, stop: &Stop) -> Result<Outcome> {
     let mut contest = (workload.open)(bench).with_context(|| workload.name.to_owned())?;
@@ -78,6 +81,7 @@ pub(crate) fn run(workload: &Workload, bench: &Bench, pairs: u32, stop: &Stop) -
         bar.suspend(|| eprintln!("{}: {name} does not take part: {why}", workload.name));
         outcome.samples.push(Samples { name, failed: Some(why), ..Samples::default() });
     }
+    let mut patience = bench.effort.choose(PATIENCE, Duration::ZERO);
     for round in 0..pairs {
         let mut order: Vec<usize> = (0..count).collect();
         if round % 2 == 1 {
@@ -90,8 +94,11 @@ pub(crate) fn run(workload: &Workload, bench: &Bench, pairs: u32, stop: &Stop) -
                 bar.abandon_with_message("stopped");
                 return Ok(outcome);
             }
-            bar.set_message(format!("{}, round {} of {pairs}", contender.name, round + 1));
+            let who = format!("{}, round {} of {pairs}", contender.name, round + 1);
             if samples.failed.is_none() {
+                bar.set_message(format!("{who}: waiting for others to be quiet"));
+                wait_for_quiet(&mut patience);
+                bar.set_message(who);
                 let quiet = Quiet::watch();
                 outcome.load_average_max = outcome.load_average_max.max(load_average());
                 match (contender.sample)() {

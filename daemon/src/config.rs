@@ -24,6 +24,8 @@ pub(crate) const WEB_PORT: u16 = 3080;
 pub(crate) const JUMP_PORT: u16 = 3023;
 /// How long SIGTERM waits for sessions to end: below systemd's 90 s, after which it would kill.
 pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
+/// A working day: what could not be handed over is somebody's session.
+const UPGRADE_TIMEOUT: Duration = Duration::from_secs(12 * 3600);
 /// The file that `postern start` reads when it exists and no other is named.
 pub(crate) const DEFAULT_FILE: &str = "/etc/postern.yaml";
 
@@ -35,6 +37,8 @@ pub(crate) struct Config {
     pub(crate) diag_addr: Option<SocketAddr>,
     pub(crate) log: LogConfig,
     pub(crate) drain_timeout: Duration,
+    /// How long what cannot be handed over goes on in the old process after an upgrade.
+    pub(crate) upgrade_timeout: Duration,
     pub(crate) join: JoinConfig,
     pub(crate) auth: Option<AuthSection>,
     pub(crate) proxy: Option<ProxySection>,

@@ -1,5 +1,5 @@
 //! `/healthz`, `/readyz`, `/metrics` on `--diag-addr`, and the same with `/status` on `<data_dir>/postern.sock`, which
-//! `postern status` asks. Read-only; nothing here changes the daemon.
+//! `postern status` asks; there, and nowhere else, also `POST /upgrade`.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -17,9 +17,11 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::task::JoinHandle;
 
 use crate::health::Health;
+use crate::upgrade::Report;
 
 /// Connections at once: scrapers and probes are few; more would only be an attack on memory.
 const CONNECTIONS_MAX: usize = 64;
@@ -37,33 +39,53 @@ pub(crate) struct Diag {
     health: Arc<Health>,
     metrics: PrometheusHandle,
     connections: Arc<Semaphore>,
+    upgrades: mpsc::Sender<UpgradeAsked>,
+}
+
+/// Where the answer to a request for an upgrade goes: what came of it, or why nothing did.
+pub(crate) type UpgradeAsked = oneshot::Sender<Result<Report, String>>;
+
+/// Whom a connection comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asker {
+    /// Our own user or root, on the local socket: may also ask for an upgrade.
+    Local,
+    /// Somebody on the network: reads.
+    Network,
 }
 
 impl Diag {
     /// Installs the metrics recorder; once per process.
-    pub(crate) fn new(health: Arc<Health>) -> anyhow::Result<Self> {
+    pub(crate) fn new(
+        health: Arc<Health>,
+        upgrades: mpsc::Sender<UpgradeAsked>,
+    ) -> anyhow::Result<Self> {
         let metrics = metrics_exporter_prometheus::PrometheusBuilder::new()
             .install_recorder()
             .context("the metrics recorder")?;
-        Ok(Self { health, metrics, connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)) })
+        let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        Ok(Self { health, metrics, connections, upgrades })
     }
 
     /// Serves on a TCP address.
-    pub(crate) async fn listen(&self, address: SocketAddr) -> anyhow::Result<SocketAddr> {
+    pub(crate) async fn listen(
+        &self,
+        address: SocketAddr,
+    ) -> anyhow::Result<(SocketAddr, JoinHandle<()>)> {
         let listener = TcpListener::bind(address)
             .await
             .with_context(|| format!("cannot listen on {address} (--diag-addr)"))?;
         let local = listener.local_addr()?;
         let diag = self.clone();
-        tokio::spawn(async move {
+        let task = tokio::spawn(async move {
             loop {
                 match listener.accept().await {
-                    Ok((socket, _)) => diag.serve(socket),
+                    Ok((socket, _)) => diag.serve(socket, Asker::Network),
                     Err(error) => accept_failed(&error).await,
                 }
             }
         });
-        Ok(local)
+        Ok((local, task))
     }
 
     /// Serves on the local socket, for our own user and root.
@@ -82,7 +104,7 @@ impl Diag {
         tokio::spawn(async move {
             loop {
                 match listener.accept().await {
-                    Ok((socket, _)) => diag.serve(socket),
+                    Ok((socket, _)) => diag.serve(socket, Asker::Local),
                     Err(error) => accept_failed(&error).await,
                 }
             }
@@ -90,14 +112,14 @@ impl Diag {
         Ok(path)
     }
 
-    fn serve(&self, socket: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+    fn serve(&self, socket: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, asker: Asker) {
         let Ok(permit) = self.connections.clone().try_acquire_owned() else { return };
         let diag = self.clone();
         tokio::spawn(async move {
             let _permit = permit;
             let service = service_fn(move |request| {
-                let answer = diag.answer(&request);
-                async move { Ok::<_, Infallible>(answer) }
+                let diag = diag.clone();
+                async move { Ok::<_, Infallible>(diag.answer(&request, asker).await) }
             });
             let connection = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
@@ -110,7 +132,11 @@ impl Diag {
         });
     }
 
-    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn answer(&self, request: &Request<Incoming>, asker: Asker) -> Response<Full<Bytes>> {
+        let asks_upgrade = request.method() == Method::POST && request.uri().path() == "/upgrade";
+        if asks_upgrade && asker == Asker::Local {
+            return self.upgrade().await;
+        }
         if request.method() != Method::GET {
             return respond(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "only GET\n".into());
         }
@@ -135,6 +161,24 @@ impl Diag {
                 "text/plain",
                 "not found; here are /healthz, /readyz and /metrics\n".into(),
             ),
+        }
+    }
+}
+
+impl Diag {
+    async fn upgrade(&self) -> Response<Full<Bytes>> {
+        let (answer, answered) = oneshot::channel();
+        let busy = || Err("an upgrade is under way".to_owned());
+        let came = match self.upgrades.try_send(answer) {
+            Ok(()) => answered.await.unwrap_or_else(|_| busy()),
+            Err(_) => busy(),
+        };
+        match came {
+            Ok(report) => {
+                let text = serde_json::to_string(&report).unwrap_or_default();
+                respond(StatusCode::OK, "application/json", text)
+            }
+            Err(why) => respond(StatusCode::CONFLICT, "text/plain", why),
         }
     }
 }

@@ -5,7 +5,8 @@
 //! - [`logging`]: where log lines go
 //! - [`health`]: what the roles say of themselves
 //! - [`diag`]: `/healthz`, `/readyz`, `/metrics`, and the local status socket
-//! - [`start`]: auth > proxy > node > until a signal
+//! - [`live`]: from settings to the end; [`start`]: auth > proxy > node
+//! - [`upgrade`]: gives everything to a new process of this program
 //! - [`status`]: asks a running daemon
 #![forbid(unsafe_code)]
 
@@ -13,9 +14,11 @@ mod config;
 mod configure;
 mod diag;
 mod health;
+mod live;
 mod logging;
 mod start;
 mod status;
+mod upgrade;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -44,6 +47,8 @@ enum Command {
     Configure(configure::ConfigureArgs),
     /// Ask the daemon on this machine how it is.
     Status(status::StatusArgs),
+    /// Start this program anew from its file and hand everything over: relayed sessions do not notice.
+    Upgrade(UpgradeArgs),
     /// Print the version.
     Version,
     /// Print a completion script for a shell.
@@ -51,6 +56,16 @@ enum Command {
     /// Serve SFTP on standard input and output, as the node starts it for a session.
     #[command(name = "sftp-server", hide = true)]
     SftpServer,
+}
+
+#[derive(Debug, clap::Args)]
+struct UpgradeArgs {
+    /// Where the daemon keeps its state.
+    #[arg(long, value_name = "DIR", env = "POSTERN_DATA_DIR")]
+    data_dir: Option<PathBuf>,
+    /// text or json.
+    #[arg(short, long, default_value = "text", value_parser = ["text", "json"])]
+    format: String,
 }
 
 #[derive(Debug, clap::Args)]
@@ -114,6 +129,7 @@ fn main() -> ExitCode {
         Command::Start(args) => run_start(args),
         Command::Configure(args) => done(configure::run(&args)),
         Command::Status(args) => status::run(&args),
+        Command::Upgrade(args) => done(upgrade_daemon(args)),
         Command::Version => {
             println!("postern {}", proto::VERSION);
             ExitCode::SUCCESS
@@ -136,6 +152,27 @@ fn done(result: anyhow::Result<()>) -> ExitCode {
     }
 }
 
+/// Asks the running daemon for an upgrade and waits for what comes of it.
+fn upgrade_daemon(args: UpgradeArgs) -> anyhow::Result<()> {
+    let (head, body) = status::request(args.data_dir, "POST /upgrade", UPGRADE_WITHIN)?;
+    if !head.starts_with("HTTP/1.1 200") {
+        anyhow::bail!("{body}");
+    }
+    if args.format == "json" {
+        println!("{body}");
+        return Ok(());
+    }
+    let upgrade::Report { pid, moved, stayed } = serde_json::from_str(&body)?;
+    println!("process {pid} has taken over, with {moved} streams");
+    if stayed > 0 {
+        println!("{stayed} streams that cannot be handed over go on in the old process");
+    }
+    Ok(())
+}
+
+/// Longer than all that the two processes may take.
+const UPGRADE_WITHIN: std::time::Duration = std::time::Duration::from_secs(240);
+
 fn run_start(args: StartArgs) -> ExitCode {
     let default = PathBuf::from(config::DEFAULT_FILE);
     let file = args.config.or_else(|| default.exists().then_some(default));
@@ -153,7 +190,7 @@ fn run_start(args: StartArgs) -> ExitCode {
     };
     let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
     match config::load(file.as_deref(), flags, &hostname) {
-        Ok(config) => done(start::run(config)),
+        Ok(config) => done(live::run(config)),
         Err(mistakes) => {
             eprintln!("ERROR: {mistakes}");
             ExitCode::from(2)

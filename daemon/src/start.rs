@@ -1,5 +1,5 @@
-//! The life of the daemon, on one page: settings > auth > proxy > node > signal > drain > stop.
-//! Every role reaches auth the same way, over gRPC, also when auth runs in the same process.
+//! Starts the roles of this machine: auth > proxy > node. Every role reaches auth the same way, over gRPC, also when auth
+//! runs in the same process. Called by [`crate::live`].
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -15,114 +15,44 @@ use net::spool::Spool;
 use policy::Policy;
 use proto::resource::HostRole;
 use proto::snapshot::Snapshot;
-use tokio::signal::unix::{SignalKind, signal};
-use tracing::{info, warn};
+use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
 
 use crate::config::{Config, NodeSection, ProxySection};
-use crate::diag::Diag;
 use crate::health::Health;
-
-/// After the drain, tasks get so long to end by themselves: longer than a node waits for a program that ignores SIGHUP
-/// before it kills it (5 s), and for its client to read why (2 s).
-const STOP_WITHIN: Duration = Duration::from_secs(15);
-/// For blocking calls under way; with the drain and [`STOP_WITHIN`] less than the 90 s of the unit file in the guide.
-const THREADS_END_WITHIN: Duration = Duration::from_secs(5);
-
-/// Runs until a signal.
-pub(crate) fn run(config: Config) -> anyhow::Result<()> {
-    crate::logging::install(&config.log)?;
-    // Files that roles make are private unless they say otherwise; children set their own.
-    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
-    raise_file_limit();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let result = runtime.block_on(live(config));
-    runtime.shutdown_timeout(THREADS_END_WITHIN);
-    result
-}
-
-/// One daemon per data folder: a second one would take the first one's sockets away. Held until the process ends.
-fn lock(data_dir: &Path) -> anyhow::Result<std::fs::File> {
-    let path = data_dir.join("postern.lock");
-    let file = std::fs::OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .with_context(|| format!("cannot use {}", path.display()))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => anyhow::bail!(
-            "another postern uses {d}: see `postern status --data-dir {d}`, or pass another --data-dir",
-            d = data_dir.display()
-        ),
-        Err(std::fs::TryLockError::Error(error)) => {
-            Err(error).with_context(|| format!("cannot lock {}", path.display()))
-        }
-    }
-}
-
-/// As many open files as the system lets us have: a session costs a few, and the bounds of every role are far above the
-/// usual soft limit of 1024, which the programs of sessions get back (`node::sys`).
-fn raise_file_limit() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
-        warn!(%error, "the limit of open files stays as it is");
-    }
-}
-
-async fn live(config: Config) -> anyhow::Result<()> {
-    let shutdown = Shutdown::new();
-    let mut signals = Signals::new()?;
-    let roles: Vec<&str> = config.roles().into_iter().map(HostRole::as_str).collect();
-    let health = Arc::new(Health::new(config.nodename.as_str(), &roles));
-    net::file::private_dir(&config.data_dir)
-        .with_context(|| format!("cannot use {}", config.data_dir.display()))?;
-    let _lock = lock(&config.data_dir)?;
-    let diag = Diag::new(health.clone())?;
-    let socket = diag.listen_socket(&config.data_dir)?;
-    if let Some(address) = config.diag_addr {
-        let address = diag.listen(address).await?;
-        info!(%address, "diagnostics: /healthz /readyz /metrics");
-    }
-    info!(version = proto::VERSION, roles = roles.join(","), data_dir = %config.data_dir.display(), "starting");
-    let running = tokio::select! {
-        started = start_roles(&config, &health, &shutdown) => started?,
-        () = signals.next() => return Ok(()),
-    };
-    notify(&[sd_notify::NotifyState::Ready]);
-    info!(roles = roles.join(","), "started");
-
-    signals.next().await;
-    health.draining();
-    notify(&[sd_notify::NotifyState::Stopping]);
-    info!(timeout = ?config.drain_timeout, "draining: no new sessions; a second signal ends those that run");
-    shutdown.drain();
-    tokio::select! {
-        () = running.idle() => info!("all sessions have ended"),
-        () = tokio::time::sleep(config.drain_timeout) => warn!("sessions are still open after the drain timeout"),
-        () = signals.next() => warn!("second signal"),
-    }
-    shutdown.stop();
-    if tokio::time::timeout(STOP_WITHIN, running.finished()).await.is_err() {
-        warn!("some tasks did not end in time");
-    }
-    remove_socket(&socket);
-    info!("stopped");
-    Ok(())
-}
 
 /// The roles that run here.
 #[derive(Debug, Default)]
-struct Running {
+pub(crate) struct Running {
     auth: Option<auth::Auth>,
-    proxy: Option<proxy::Proxy>,
+    pub(crate) proxy: Option<proxy::Proxy>,
     node: Option<node::Node>,
+    /// The proxy's audit events on their way to auth.
+    pub(crate) shipping: Option<Shipping>,
+}
+
+/// Sends a spool's events until it is stopped or the daemon is.
+#[derive(Debug)]
+pub(crate) struct Shipping(Mutex<JoinHandle<()>>);
+
+impl Shipping {
+    /// Ends it; the spool is free when nobody else holds it.
+    pub(crate) async fn stop(&self) {
+        let mut task = self.0.lock().await;
+        task.abort();
+        // Ended by us or by itself: either way it holds nothing any more.
+        drop((&mut *task).await);
+    }
 }
 
 impl Running {
+    /// Whether nothing but a proxy runs here.
+    pub(crate) fn is_proxy_alone(&self) -> bool {
+        self.auth.is_none() && self.node.is_none()
+    }
+
     /// Waits until no session and no relayed stream is left.
-    async fn idle(&self) {
+    pub(crate) async fn idle(&self) {
         const LOOK_EVERY: Duration = Duration::from_millis(100);
         loop {
             let sessions = self.node.as_ref().map_or(0, node::Node::sessions);
@@ -135,7 +65,7 @@ impl Running {
     }
 
     /// Waits for every role's end; auth last, for the others' last events.
-    async fn finished(self) {
+    pub(crate) async fn finished(self) {
         if let Some(node) = self.node {
             node.finished().await;
         }
@@ -148,16 +78,20 @@ impl Running {
     }
 }
 
-async fn start_roles(
+/// Starts what the configuration says.
+pub(crate) async fn start_roles(
     config: &Config,
+    listeners: Option<proxy::Listeners>,
     health: &Arc<Health>,
     shutdown: &Shutdown,
 ) -> anyhow::Result<Running> {
     let mut running =
         Running { auth: start_auth(config, health, shutdown).await?, ..Running::default() };
     if let Some(section) = &config.proxy {
-        running.proxy =
-            Some(start_proxy(config, section, running.auth.as_ref(), health, shutdown).await?);
+        let auth = running.auth.as_ref();
+        let (proxy, shipping) =
+            start_proxy(config, section, listeners, auth, health, shutdown).await?;
+        (running.proxy, running.shipping) = (Some(proxy), Some(shipping));
     }
     if let Some(section) = &config.node {
         running.node = Some(start_node(config, section, &running, health, shutdown).await?);
@@ -243,20 +177,21 @@ async fn start_common(
     dir: &Path,
     host: &Host,
     shutdown: &Shutdown,
-) -> anyhow::Result<(PolicyFeed<Policy>, Spool)> {
+) -> anyhow::Result<(PolicyFeed<Policy>, Spool, Shipping)> {
     let policy = PolicyFeed::start(dir.to_owned(), host.clone(), compile, shutdown.clone()).await?;
     let spool = Spool::open(dir.join("spool"), host.credentials().cluster.clone())?;
-    tokio::spawn(spool.clone().ship(host.auth(), shutdown.clone()));
-    Ok((policy, spool))
+    let shipping = tokio::spawn(spool.clone().ship(host.auth(), shutdown.clone()));
+    Ok((policy, spool, Shipping(Mutex::new(shipping))))
 }
 
 async fn start_proxy(
     config: &Config,
     section: &ProxySection,
+    listeners: Option<proxy::Listeners>,
     auth: Option<&auth::Auth>,
     health: &Health,
     shutdown: &Shutdown,
-) -> anyhow::Result<proxy::Proxy> {
+) -> anyhow::Result<(proxy::Proxy, Shipping)> {
     let mut principals: Vec<String> = section
         .public_addr
         .iter()
@@ -272,7 +207,7 @@ async fn start_proxy(
         start_host(config, HostRole::Proxy, auth, principals, shutdown).await.context("proxy")?;
     health.cluster(host.credentials().cluster.as_str());
     let dir = config.data_dir.join("proxy");
-    let (policy, spool) = start_common(&dir, &host, shutdown).await.context("proxy")?;
+    let (policy, spool, shipping) = start_common(&dir, &host, shutdown).await.context("proxy")?;
     let auth_address = match auth {
         Some(auth) => loopback_of(auth.local_addr()).to_string(),
         None => config.join.auth_server.clone().unwrap_or_default(),
@@ -296,6 +231,7 @@ async fn start_proxy(
             data_plane: section.data_plane,
             limits: proxy::Limits::default(),
         },
+        listeners,
         host,
         policy,
         spool,
@@ -309,7 +245,7 @@ async fn start_proxy(
         true,
         format!("listening on {}, data plane {} ({})", proxy.web_addr(), plane.rung(), plane.why()),
     );
-    Ok(proxy)
+    Ok((proxy, shipping))
 }
 
 async fn start_node(
@@ -324,7 +260,7 @@ async fn start_node(
         .context("node")?;
     health.cluster(host.credentials().cluster.as_str());
     let dir = config.data_dir.join("node");
-    let (policy, spool) = start_common(&dir, &host, shutdown).await.context("node")?;
+    let (policy, spool, _) = start_common(&dir, &host, shutdown).await.context("node")?;
     let proxy = match (&running.proxy, &config.join.proxy_server) {
         (Some(proxy), _) => loopback_of(proxy.web_addr()).to_string(),
         (None, Some(proxy)) => proxy.clone(),
@@ -388,40 +324,5 @@ fn loopback_of(address: SocketAddr) -> SocketAddr {
         SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), address.port())
     } else {
         address
-    }
-}
-
-fn notify(states: &[sd_notify::NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        warn!(%error, "systemd could not be told");
-    }
-}
-
-fn remove_socket(path: &Path) {
-    if let Err(error) = std::fs::remove_file(path) {
-        warn!(%error, path = %path.display(), "the status socket stays behind");
-    }
-}
-
-/// SIGTERM and SIGINT.
-#[derive(Debug)]
-struct Signals {
-    interrupt: tokio::signal::unix::Signal,
-    terminate: tokio::signal::unix::Signal,
-}
-
-impl Signals {
-    fn new() -> anyhow::Result<Self> {
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-        })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
     }
 }

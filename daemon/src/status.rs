@@ -39,7 +39,20 @@ pub(crate) fn run(args: &StatusArgs) -> ExitCode {
 }
 
 fn ask(args: &StatusArgs) -> anyhow::Result<Report> {
-    let data_dir = args.data_dir.clone().or_else(net::file::default_data_dir);
+    let (head, body) = request(args.data_dir.clone(), "GET /status", ANSWER_WITHIN)?;
+    if !head.starts_with("HTTP/1.1 200") {
+        bail!("the daemon answered {}", head.lines().next().unwrap_or_default());
+    }
+    serde_json::from_str(&body).context("the daemon's answer")
+}
+
+/// Head and body of the daemon's answer on its local socket.
+pub(crate) fn request(
+    data_dir: Option<PathBuf>,
+    what: &str,
+    within: Duration,
+) -> anyhow::Result<(String, String)> {
+    let data_dir = data_dir.or_else(net::file::default_data_dir);
     let path = data_dir.context("there is no home to look in: pass --data-dir")?.join(SOCKET);
     let mut socket = UnixStream::connect(&path).map_err(|error| {
         let path = path.display();
@@ -49,15 +62,13 @@ fn ask(args: &StatusArgs) -> anyhow::Result<Report> {
             anyhow!("no daemon answers on {path}: start one with `postern start`")
         }
     })?;
-    socket.set_read_timeout(Some(ANSWER_WITHIN))?;
-    socket.write_all(b"GET /status HTTP/1.1\r\nhost: local\r\nconnection: close\r\n\r\n")?;
+    socket.set_read_timeout(Some(within))?;
+    let head = format!("{what} HTTP/1.1\r\nhost: local\r\nconnection: close\r\n\r\n");
+    socket.write_all(head.as_bytes())?;
     let mut answer = String::new();
     socket.take(ANSWER_BYTES_MAX).read_to_string(&mut answer).context("the daemon's answer")?;
     let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(|| anyhow!("no HTTP answer"))?;
-    if !head.starts_with("HTTP/1.1 200") {
-        bail!("the daemon answered {}", head.lines().next().unwrap_or_default());
-    }
-    serde_json::from_str(body).context("the daemon's answer")
+    Ok((head.to_owned(), body.to_owned()))
 }
 
 fn print(report: &Report, format: &str) -> anyhow::Result<()> {

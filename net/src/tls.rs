@@ -3,6 +3,7 @@
 use std::sync::{Arc, LazyLock};
 
 use pki::keys::KeyPairs;
+use pki::known::KnownClients;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::CryptoProvider;
@@ -122,10 +123,11 @@ pub fn server_config(
         ClientAuth::Optional(roots) => clients(roots).allow_unauthenticated().build(),
         ClientAuth::Required(roots) => clients(roots).build(),
     };
+    let verifier = KnownClients::new(verifier.map_err(|error| bad(&error))?);
     let mut config = ServerConfig::builder_with_provider(PROVIDER.clone())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(|error| bad(&error))?
-        .with_client_cert_verifier(verifier.map_err(|error| bad(&error))?)
+        .with_client_cert_verifier(Arc::new(verifier))
         .with_cert_resolver(certificates);
     config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
     // Refills of a tunnel's pool resume; keys live in this process and change every six hours.

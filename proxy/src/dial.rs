@@ -147,11 +147,7 @@ pub(crate) async fn dial(core: &Core, ask: &Ask<'_>) -> Result<Dialed, Refused> 
 
 async fn reach(core: &Core, ask: &Ask<'_>) -> Result<Dialed, Refused> {
     let deadline = Instant::now() + core.config.limits.target_within;
-    let candidates = if ask.target.len() <= TARGET_BYTES_MAX {
-        core.register.find(ask.target, &core.cluster)
-    } else {
-        Vec::new()
-    };
+    let candidates = candidates(core, ask.target, deadline).await;
     let current = core.policy.current();
     let facts = choose(&current.policy, ask.identity, candidates, net::unix_now())?;
     let place = core
@@ -167,6 +163,22 @@ async fn reach(core: &Core, ask: &Ask<'_>) -> Result<Dialed, Refused> {
     }
     let target = open(core, &facts, ask, deadline).await?;
     Ok(Dialed { target, facts, place, counted })
+}
+
+/// Nodes of that name. After an upgrade they take a moment to dial the new process: a name that is not there yet is
+/// waited for.
+async fn candidates(core: &Core, target: &str, deadline: Instant) -> Vec<Facts> {
+    if target.len() > TARGET_BYTES_MAX {
+        return Vec::new();
+    }
+    loop {
+        let found = core.register.find(target, &core.cluster);
+        let until = core.tunnels_return_until.min(deadline);
+        if !found.is_empty() || Instant::now() >= until {
+            return found;
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
 }
 
 /// The one node that is meant and permitted. Pure.
@@ -285,6 +297,8 @@ const TARGET_BYTES_MAX: usize = 253 + 1 + 128;
 const SHOWN_CHARS_MAX: usize = 300;
 /// A pooled connection may have died unnoticed; three in a row mean that the node is gone.
 const OPEN_TRIES: usize = 3;
+/// While nodes come back after an upgrade.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// The node answers before it starts anything.
 const OPEN_WITHIN: Duration = Duration::from_secs(5);
 

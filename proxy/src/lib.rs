@@ -41,6 +41,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -56,7 +57,7 @@ use relay::Relay;
 use relay::upgrade::Moved;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
@@ -138,8 +139,19 @@ struct Core {
     auth_at: watch::Receiver<Option<SocketAddr>>,
     jump_connections: Semaphore,
     gate: Gate,
+    /// After an upgrade: nodes are still on their way here from the old process.
+    tunnels_return_until: Instant,
+    /// A new process has our listeners.
+    replaced: AtomicBool,
     tasks: TaskTracker,
     shutdown: Shutdown,
+}
+
+impl Core {
+    /// A new process has taken our listeners.
+    fn is_replaced(&self) -> bool {
+        self.replaced.load(Ordering::Relaxed)
+    }
 }
 
 /// A running proxy.
@@ -191,21 +203,16 @@ pub async fn start(
         auth_at,
         jump_connections: Semaphore::new(config.limits.jump_connections_max),
         gate: Gate::new(&config.limits),
+        tunnels_return_until: Instant::now()
+            + if inherited.web.is_empty() { Duration::ZERO } else { TUNNELS_RETURN_WITHIN },
+        replaced: AtomicBool::new(false),
         tasks: TaskTracker::new(),
         config,
         host,
         policy,
         shutdown,
     });
-    let door: Arc<dyn relay::Service> = Arc::new(Door::new(&core));
-    let web_listen = core.config.web_listen;
-    let web_addr = if inherited.web.is_empty() {
-        core.relay.listen(web_listen, &door)
-    } else {
-        core.relay.listen_on(inherited.web, &door)
-    };
-    let web_addr = web_addr
-        .map_err(|source| ProxyError::Listen { address: web_listen, source })?;
+    let web_addr = open_door(&core, inherited.web)?;
     spawn(&core, |core| async move {
         core.shutdown.draining().await;
         core.relay.unlisten();
@@ -227,6 +234,18 @@ pub async fn start(
     Ok(Proxy { core, web_addr, jump_addr, jump_listener: Mutex::new(jump_listener) })
 }
 
+/// Lets the relay accept on the public port.
+fn open_door(core: &Arc<Core>, inherited: Vec<OwnedFd>) -> Result<SocketAddr, ProxyError> {
+    let door: Arc<dyn relay::Service> = Arc::new(Door::new(core));
+    let address = core.config.web_listen;
+    let listening = if inherited.is_empty() {
+        core.relay.listen(address, &door)
+    } else {
+        core.relay.listen_on(inherited, &door)
+    };
+    listening.map_err(|source| ProxyError::Listen { address, source })
+}
+
 impl Proxy {
     /// Where it listens for TLS.
     pub fn web_addr(&self) -> SocketAddr {
@@ -242,6 +261,7 @@ impl Proxy {
     }
     /// What it accepts on, for another process: connections that come in between wait there. Once; before draining.
     pub fn take_listeners(&self) -> Listeners {
+        self.core.replaced.store(true, Ordering::Relaxed);
         let jump = self.jump_listener.lock().unwrap_or_else(PoisonError::into_inner).take();
         Listeners { web: self.core.relay.take_listeners(), jump }
     }
@@ -331,14 +351,15 @@ async fn listener(address: SocketAddr) -> Result<TcpListener, ProxyError> {
 }
 
 fn inherit(listener: OwnedFd, address: SocketAddr) -> Result<TcpListener, ProxyError> {
-    TcpListener::from_std(listener.into())
-        .map_err(|source| ProxyError::Listen { address, source })
+    TcpListener::from_std(listener.into()).map_err(|source| ProxyError::Listen { address, source })
 }
 
 fn address_of(listener: &TcpListener, address: SocketAddr) -> Result<SocketAddr, ProxyError> {
     listener.local_addr().map_err(|source| ProxyError::Listen { address, source })
 }
 
+/// Nodes are told to come back within a second; one that was about to dial anyway takes a little longer.
+const TUNNELS_RETURN_WITHIN: Duration = Duration::from_secs(4);
 /// A resolver that takes longer is down.
 const RESOLVE_WITHIN: Duration = Duration::from_secs(5);
 /// Names change rarely, and a wrong address is found out by every node at once.

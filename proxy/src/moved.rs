@@ -78,17 +78,11 @@ async fn adopt_auth(core: &Core, from: SocketAddr, moved: Moved) {
 }
 
 async fn adopt_user(core: &Core, chain: &[String], as_of: i64, facts: &Facts, moved: Moved) {
-    let certificates: Result<Vec<CertificateDer<'static>>, _> = chain
-        .iter()
-        .map(|text| STANDARD.decode(text).map(CertificateDer::from))
-        .collect();
+    let certificates: Result<Vec<CertificateDer<'static>>, _> =
+        chain.iter().map(|text| STANDARD.decode(text).map(CertificateDer::from)).collect();
     // Expiry is the node's to judge; that the authority is still one of ours is not.
     let identity = certificates.map_err(|error| error.to_string()).and_then(|chain| {
-        core.policy
-            .current()
-            .verifier
-            .tls_peer(&chain, as_of)
-            .map_err(|error| error.to_string())
+        core.policy.current().verifier.tls_peer(&chain, as_of).map_err(|error| error.to_string())
     });
     let user = match identity {
         Ok(Identity::User(user)) => user,

@@ -74,7 +74,7 @@ pub(crate) async fn control(
     let (reader, writer) = tokio::io::split(tls);
     let end = tokio::select! {
         end = listen(reader, &registration, messages) => end,
-        end = speak(writer, queue, &core.shutdown) => end,
+        end = speak(writer, queue, &core.shutdown, || core.is_replaced()) => end,
         () = expiry(&node) => Err(TunnelError::Expired),
         () = registration.replaced.cancelled() => Ok(()),
     };
@@ -131,6 +131,7 @@ async fn speak(
     mut writer: impl AsyncWrite + Unpin,
     mut messages: mpsc::Receiver<FromProxy>,
     shutdown: &Shutdown,
+    replaced: impl Fn() -> bool,
 ) -> Result<(), TunnelError> {
     let mut told = false;
     loop {
@@ -138,7 +139,7 @@ async fn speak(
             message = messages.recv() => message,
             () = shutdown.draining(), if !told => {
                 told = true;
-                Some(FromProxy::Draining { retry_after_ms: retry_after_ms(net::random()) })
+                Some(FromProxy::Draining { retry_after_ms: retry_after_ms(replaced(), net::random()) })
             }
         };
         let Some(message) = message else { return Ok(()) };
@@ -146,9 +147,14 @@ async fn speak(
     }
 }
 
-/// Spreads the nodes' return over some seconds.
-fn retry_after_ms(random: [u8; 8]) -> u64 {
-    RETRY_AFTER_MS_MIN.saturating_add(u64::from_be_bytes(random) % RETRY_AFTER_MS_SPREAD)
+/// Spreads the nodes' return: over some seconds, or over the second in which a new process waits for them.
+fn retry_after_ms(replaced: bool, random: [u8; 8]) -> u64 {
+    let (least, spread) = if replaced {
+        (0, REPLACED_MS_SPREAD)
+    } else {
+        (RETRY_AFTER_MS_MIN, RETRY_AFTER_MS_SPREAD)
+    };
+    least.saturating_add(u64::from_be_bytes(random) % spread)
 }
 
 /// Ends with the certificate: a node that is still a member comes back with its next one.
@@ -165,5 +171,7 @@ const MESSAGE_WITHIN: Duration = Duration::from_secs(10);
 const MESSAGES_MAX: usize = 64;
 /// A restart takes about this long.
 const RETRY_AFTER_MS_MIN: u64 = 500;
+/// A new process listens already.
+const REPLACED_MS_SPREAD: u64 = 1000;
 /// Some thousand nodes come back at a pace that handshakes can keep up with.
 const RETRY_AFTER_MS_SPREAD: u64 = 5000;

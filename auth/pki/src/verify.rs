@@ -25,6 +25,7 @@ use x509_parser::oid_registry::Oid;
 use crate::authority::AuthorityKind;
 use crate::claims::{self, HostClaims, UserClaims};
 use crate::identity::{HostIdentity, Identity, UserIdentity};
+use crate::known::KnownClients;
 use crate::source_address;
 
 /// Why a certificate gives no identity. For the operator; users get a neutral sentence.
@@ -327,7 +328,8 @@ impl TlsRoots {
 fn webpki_verifier(store: &Arc<RootCertStore>) -> Result<Arc<dyn ClientCertVerifier>, String> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = WebPkiClientVerifier::builder_with_provider(Arc::clone(store), provider);
-    builder.build().map_err(|error| error.to_string())
+    let verifier = builder.build().map_err(|error| error.to_string())?;
+    Ok(Arc::new(KnownClients::new(verifier)))
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "rustls may add errors; each is a refusal")]

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use pki::known::KnownClients;
 use pki::{Identity, Verifier};
 use policy::{Decision, Policy, Request, decide};
 use proto::id::HostId;
@@ -93,7 +94,7 @@ fn tls(arguments: &Arguments) -> Result<Option<Arc<ServerConfig>>> {
             roots.add(CertificateDer::from_pem_file(authority)?)?;
             let verifier =
                 WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build()?;
-            builder.with_client_cert_verifier(verifier)
+            builder.with_client_cert_verifier(Arc::new(KnownClients::new(verifier)))
         }
     };
     let chain = CertificateDer::pem_file_iter(chain)?.collect::<Result<Vec<_>, _>>()?;

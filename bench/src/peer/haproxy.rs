@@ -63,5 +63,7 @@ backend back
     let file = job.write("haproxy.cfg", &text)?;
     let haproxy = find("haproxy").context("haproxy is missing")?;
     // In the foreground, one process.
-    Ok(program::command(haproxy, ["-db".into(), "-f".into(), file.into_os_string()]))
+    let mut command = program::command(haproxy, ["-db".into(), "-f".into(), file.into_os_string()]);
+    command.env("OPENSSL_CONF", &certificates.openssl);
+    Ok(command)
 }

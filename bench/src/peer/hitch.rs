@@ -32,7 +32,9 @@ quiet = on
     );
     let file = job.write("hitch.conf", &text)?;
     let hitch = find("hitch").context("hitch is missing")?;
-    Ok(program::command(hitch, ["--config".into(), file.into_os_string()]))
+    let mut command = program::command(hitch, ["--config".into(), file.into_os_string()]);
+    command.env("OPENSSL_CONF", &job.certificates.openssl);
+    Ok(command)
 }
 
 pub(super) fn version(_: &Places) -> Option<String> {

@@ -62,7 +62,9 @@ stream {{
     let file = job.write("nginx.conf", &text)?;
     let nginx = find("nginx").context("nginx is missing")?;
     let words = ["-e".into(), "stderr".into(), "-c".into(), file.into_os_string()];
-    Ok(program::command(nginx, words))
+    let mut command = program::command(nginx, words);
+    command.env("OPENSSL_CONF", &certificates.openssl);
+    Ok(command)
 }
 
 pub(super) fn version(_: &Places) -> Option<String> {

@@ -33,7 +33,9 @@ TIMEOUTidle = 3600
     );
     let file = job.write("stunnel.conf", &text)?;
     let stunnel = find("stunnel4").context("stunnel4 is missing")?;
-    Ok(program::command(stunnel, [file]))
+    let mut command = program::command(stunnel, [file]);
+    command.env("OPENSSL_CONF", &job.certificates.openssl);
+    Ok(command)
 }
 
 pub(super) fn version(_: &Places) -> Option<String> {

@@ -53,6 +53,9 @@ pub(crate) fn rows(outcome: &Outcome) -> Vec<Row> {
             .find(|goal| goal.workload == outcome.workload && goal.metric.name == metric.name);
         let our_values = ours.and_then(|ours| ours.values(metric)).unwrap_or_default();
         rows.push(alone(outcome.workload, metric, goal, our_values));
+        if metric.better == Better::Neither {
+            continue;
+        }
         for peer in outcome.samples.iter().filter(|samples| samples.name != OURS) {
             let Some(their_values) = peer.values(metric) else { continue };
             rows.push(Row {
@@ -120,6 +123,7 @@ fn times_better(metric: Metric, ours: f64, theirs: f64) -> Option<f64> {
     Some(match metric.better {
         Better::Less => theirs / ours,
         Better::More => ours / theirs,
+        Better::Neither => return None,
     })
 }
 

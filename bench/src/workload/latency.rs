@@ -2,8 +2,8 @@
 //! one through the peer, because the machine's own share changes from minute to minute.
 //!
 //! Here, and only here, load, peer and upstream share one core, and a busy loop of the idle class, before which anything
-//! else goes at once, keeps it awake. Otherwise what is measured is mostly how a hypervisor wakes one core for another:
-//! 20 to 40 us each time, the same for every peer, and several times what any of them does with a message.
+//! else goes at once, keeps it awake. Otherwise what is measured is mostly how a hypervisor wakes one core for another,
+//! the same for every peer and more than what any of them does with a message; the README has figures.
 
 use std::time::Duration;
 

@@ -6,12 +6,16 @@
 //! - [`latency`]: the row of that name
 //! - [`idle`]: `idle-plain`, `idle-tls`
 //! - [`growth`]: the row of that name
+//! - [`ssh_bulk`]: `ssh-jump`, `ssh-jump-tls`, `ssh-jump-host`, `tsh-bulk`
+//! - [`ssh_sessions`]: `ssh-session-cpu`, `ssh-idle-memory`
 
 mod bulk;
 mod connections;
 mod growth;
 mod idle;
 mod latency;
+mod ssh_bulk;
+mod ssh_sessions;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -20,8 +24,9 @@ use anyhow::Result;
 
 use crate::certificate::Certificates;
 use crate::metric::Sample;
-use crate::peer::{PEERS, Peer, Places, Running, Work};
+use crate::peer::{OURS, PEERS, Peer, Places, Running, Work};
 use crate::program::Program;
+use crate::site::cluster::{Cluster, LazyCluster};
 use crate::upstream::Upstream;
 
 /// What every workload needs.
@@ -32,6 +37,14 @@ pub(crate) struct Bench {
     pub(crate) certificates: Certificates,
     pub(crate) upstream: Upstream,
     pub(crate) effort: Effort,
+    pub(crate) cluster: LazyCluster,
+}
+
+impl Bench {
+    /// The cluster that all SSH workloads share.
+    fn cluster(&self) -> Result<&Cluster> {
+        self.cluster.get(&self.places.programs, &self.dir)
+    }
 }
 
 /// How much is done for one sample.
@@ -43,7 +56,7 @@ pub(crate) enum Effort {
 }
 
 impl Effort {
-    fn choose<T>(self, full: T, quick: T) -> T {
+    pub(crate) fn choose<T>(self, full: T, quick: T) -> T {
         match self {
             Self::Full => full,
             Self::Quick => quick,
@@ -56,8 +69,11 @@ pub(crate) struct Contender<'b> {
     pub(crate) name: String,
     /// The rung of our data plane.
     pub(crate) rung: Option<String>,
-    pub(crate) sample: Box<dyn FnMut() -> Result<Sample> + 'b>,
+    pub(crate) sample: Take<'b>,
 }
+
+/// Takes one sample.
+type Take<'b> = Box<dyn FnMut() -> Result<Sample> + 'b>;
 
 /// What was started, and what could not be.
 pub(crate) struct Contest<'b> {
@@ -68,9 +84,18 @@ pub(crate) struct Contest<'b> {
     helpers: Vec<Program>,
 }
 
-impl Contest<'_> {
+impl<'b> Contest<'b> {
     fn empty() -> Self {
         Self { contenders: Vec::new(), absent: Vec::new(), helpers: Vec::new() }
+    }
+
+    /// Adds ours, or why it is not there.
+    fn ours(&mut self, start: impl FnOnce() -> Result<Take<'b>>) {
+        let name = OURS.to_owned();
+        match start() {
+            Ok(sample) => self.contenders.push(Contender { name, rung: None, sample }),
+            Err(error) => self.absent.push((name, format!("{error:#}"))),
+        }
     }
 }
 
@@ -113,6 +138,36 @@ pub(crate) const WORKLOADS: &[Workload] = &[
     },
     Workload { name: "idle-plain", about: "memory per idle plain connection", open: idle::plain },
     Workload { name: "idle-tls", about: "memory per idle TLS connection", open: idle::tls },
+    Workload {
+        name: "ssh-jump",
+        about: "SSH past a bastion, tsh proxy ssh: bytes from a node to a client",
+        open: ssh_bulk::past_bastion,
+    },
+    Workload {
+        name: "ssh-jump-tls",
+        about: "the same with TLS kept around SSH",
+        open: ssh_bulk::past_bastion_in_tls,
+    },
+    Workload {
+        name: "ssh-jump-host",
+        about: "the same with ssh -J, which ends SSH at the bastion",
+        open: ssh_bulk::past_jump_host,
+    },
+    Workload {
+        name: "tsh-bulk",
+        about: "tsh ssh through bastion and tunnel to a node, by wall clock",
+        open: ssh_bulk::whole_way,
+    },
+    Workload {
+        name: "ssh-session-cpu",
+        about: "CPU of a new SSH session on the node, shell included",
+        open: ssh_sessions::cpu,
+    },
+    Workload {
+        name: "ssh-idle-memory",
+        about: "memory of an idle SSH session on the node, shell not included",
+        open: ssh_sessions::memory,
+    },
     Workload {
         name: "growth",
         about: "CPU per byte with as many connections as fit, by that with ten",

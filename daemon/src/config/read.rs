@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 use super::yaml::{self, Mistake, Section};
 use super::{
     AUTH_PORT, AuthSection, Config, DRAIN_TIMEOUT, JUMP_PORT, JoinConfig, LogConfig, Mistakes,
-    NodeSection, ProxySection, WEB_PORT,
+    NodeSection, ProxySection, UPGRADE_TIMEOUT, WEB_PORT,
 };
 
 /// What the command line says.
@@ -43,6 +43,7 @@ struct RawConfig {
     log_json: Option<bool>,
     severity: Option<String>,
     drain_timeout: Option<Span>,
+    upgrade_timeout: Option<Span>,
     auth: RawAuth,
     proxy: RawProxy,
     node: RawNode,
@@ -143,6 +144,7 @@ fn read_global(section: &mut Section<'_>, raw: &mut RawConfig) {
     raw.proxy_server = section.text("proxy_server", |text| host_port(text, WEB_PORT));
     raw.ca_pin = section.text("ca_pin", pin);
     raw.drain_timeout = section.text("drain_timeout", Span::parse);
+    raw.upgrade_timeout = section.text("upgrade_timeout", Span::parse);
     section.section("log", |log| {
         raw.severity = log.text("severity", severity);
         log.section("format", |format| {
@@ -195,6 +197,23 @@ fn read_services(section: &mut Section<'_>, raw: &mut RawConfig) {
     });
 }
 
+/// The name that was given, or the host's own.
+fn name_of_machine(
+    given: Option<NodeName>,
+    hostname: &str,
+    mistakes: &mut Vec<Mistake>,
+) -> Option<NodeName> {
+    match given.map_or_else(|| NodeName::parse(hostname), Ok) {
+        Ok(name) => Some(name),
+        Err(error) => {
+            mistakes.push(plain(format!(
+                "the host's own name cannot be used ({error}): pass --nodename"
+            )));
+            None
+        }
+    }
+}
+
 /// Defaults, flags, and what must fit together.
 fn settle(
     raw: RawConfig,
@@ -212,16 +231,7 @@ fn settle(
     if !(run_auth || run_proxy || run_node) {
         mistakes.push(plain("no role is enabled: pass --roles=auth,proxy,node or some of them"));
     }
-    let nodename =
-        match flags.nodename.or(raw.nodename).map_or_else(|| NodeName::parse(hostname), Ok) {
-            Ok(name) => Some(name),
-            Err(error) => {
-                mistakes.push(plain(format!(
-                    "the host's own name cannot be used ({error}): pass --nodename"
-                )));
-                None
-            }
-        };
+    let nodename = name_of_machine(flags.nodename.or(raw.nodename), hostname, mistakes);
     let Some(data_dir) = flags.data_dir.or(raw.data_dir).or_else(net::file::default_data_dir)
     else {
         mistakes.push(plain("there is no home to keep state in: pass --data-dir"));
@@ -254,6 +264,7 @@ fn settle(
             severity: severity.unwrap_or_else(|| "info".into()),
         },
         drain_timeout: raw.drain_timeout.map_or(DRAIN_TIMEOUT, |span| span.0),
+        upgrade_timeout: raw.upgrade_timeout.map_or(UPGRADE_TIMEOUT, |span| span.0),
         join,
         auth: run_auth.then(|| settle_auth(raw.auth, hostname, mistakes)).flatten(),
         proxy: run_proxy.then(|| settle_proxy(raw.proxy, hostname)),

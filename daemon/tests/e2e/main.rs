@@ -16,3 +16,4 @@ mod refusals;
 mod resilience;
 mod terminal;
 mod unprivileged;
+mod upgrade;

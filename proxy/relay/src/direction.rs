@@ -21,10 +21,14 @@ pub(crate) trait Side {
     /// Reads at most about `max` bytes; 0 is an orderly end.
     fn read(&mut self, chunk: &mut Chunk, max: usize) -> io::Result<usize>;
     /// Takes a prefix of the bytes and says how long it is.
-    fn write(&mut self, chunk: &Chunk) -> io::Result<usize>;
+    fn write(&mut self, chunk: &mut Chunk) -> io::Result<usize>;
     fn write_bytes(&mut self, bytes: &[u8]) -> io::Result<usize>;
     /// Sends what was accepted and has not left.
     fn flush(&mut self) -> io::Result<()>;
+    /// How many bytes that is.
+    fn backlog(&self) -> usize {
+        0
+    }
     /// Says that no more bytes come.
     fn close_write(&mut self) -> io::Result<()>;
     /// Whether the kernel can move bytes from here now without us; may arrange that it can.
@@ -51,7 +55,7 @@ pub(crate) trait Lender<Pipe> {
 pub(crate) struct Kit<Pipes> {
     pub(crate) chunk: Chunk,
     pub(crate) pipes: Pipes,
-    /// Bytes copied and not taken by their writers, over all directions of the worker.
+    /// Bytes copied, and not taken by their writers or sealed and not gone, over all streams of the worker.
     pub(crate) held: usize,
 }
 
@@ -193,7 +197,7 @@ impl<Pipe> Direction<Pipe> {
         if count == 0 {
             return self.reader_ended();
         }
-        match writer.write(&kit.chunk) {
+        match writer.write(&mut kit.chunk) {
             Ok(took) => {
                 self.moved = self.moved.saturating_add(took as u64);
                 if took < count {
@@ -412,8 +416,8 @@ const SMALL_READ: usize = 4 * 1024;
 const READ_SMALL: usize = 64 * 1024;
 /// One read of a bulk direction that cannot be spliced.
 const READ_BULK: usize = CHUNK_BYTES;
-/// While a worker's directions hold more than this, reads stay small: 10,000 stalled readers cost no more than
-/// 640 MB more, and only if each was sent as much.
+/// While a worker's streams hold more than this, reads stay small: 10,000 stalled readers cost no more than 640 MB more,
+/// and only if each was sent as much.
 const HELD_MAX: usize = 64 * 1024 * 1024;
 
 const _: () = assert!(SMALL_READ < LARGE_READ && LARGE_READ < READ_SMALL);

@@ -141,20 +141,17 @@ impl Side for Port {
         Ok(count)
     }
 
-    fn write(&mut self, chunk: &Chunk) -> io::Result<usize> {
+    fn write(&mut self, chunk: &mut Chunk) -> io::Result<usize> {
         match &mut self.tls {
             None => self.socket.send(chunk.slices()),
-            Some(tls) => {
-                let slices: Vec<&[u8]> = chunk.slices().collect();
-                tls.write(&mut self.socket, &slices)
-            }
+            Some(tls) => tls.write(&mut self.socket, chunk),
         }
     }
 
     fn write_bytes(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match &mut self.tls {
             None => self.socket.send(std::iter::once(bytes)),
-            Some(tls) => tls.write(&mut self.socket, &[bytes]),
+            Some(tls) => tls.write_bytes(&mut self.socket, bytes),
         }
     }
 
@@ -163,6 +160,10 @@ impl Side for Port {
             None => Ok(()),
             Some(tls) => tls.flush(&mut self.socket),
         }
+    }
+
+    fn backlog(&self) -> usize {
+        self.tls.as_ref().map_or(0, |tls| tls.outgoing.bytes().len())
     }
 
     fn close_write(&mut self) -> io::Result<()> {

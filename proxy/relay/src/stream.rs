@@ -21,6 +21,8 @@ pub(crate) struct Stream<S: Side> {
     limits: Limits,
     /// When a byte last moved, or a direction last ended.
     moved_at: Instant,
+    /// What the sides had accepted and not sent after the last turn; counted in [`Kit::held`].
+    backlog: usize,
 }
 
 /// What a turn came to.
@@ -35,7 +37,7 @@ pub(crate) enum Turn {
 impl<S: Side> Stream<S> {
     pub(crate) fn new(client: S, target: S, limits: Limits, now: Instant) -> Self {
         let (from_client, from_target) = (Direction::new(), Direction::new());
-        Self { client, target, from_client, from_target, limits, moved_at: now }
+        Self { client, target, from_client, from_target, limits, moved_at: now, backlog: 0 }
     }
 
     /// Goes on where another process stopped.
@@ -47,11 +49,19 @@ impl<S: Side> Stream<S> {
     ) -> Self {
         let (client, target) = sides;
         let (from_client, from_target) = directions;
-        Self { client, target, from_client, from_target, limits, moved_at: now }
+        Self { client, target, from_client, from_target, limits, moved_at: now, backlog: 0 }
     }
 
     /// Drives both directions as far as they go.
     pub(crate) fn turn(&mut self, kit: &mut Kit<impl Lender<S::Pipe>>, now: Instant) -> Turn {
+        let turn = self.drive(kit, now);
+        kit.held = kit.held.saturating_sub(self.backlog);
+        self.backlog = self.client.backlog().saturating_add(self.target.backlog());
+        kit.held = kit.held.saturating_add(self.backlog);
+        turn
+    }
+
+    fn drive(&mut self, kit: &mut Kit<impl Lender<S::Pipe>>, now: Instant) -> Turn {
         let before = self.progress();
         // A read that fails ends the stream: what came before it has been written already.
         let up = self.from_client.drive(&mut self.client, &mut self.target, kit, TURN_BYTES);
@@ -137,6 +147,7 @@ impl<S: Side> Stream<S> {
     pub(crate) fn release(&mut self, kit: &mut Kit<impl Lender<S::Pipe>>) {
         self.from_client.release(kit);
         self.from_target.release(kit);
+        kit.held = kit.held.saturating_sub(std::mem::take(&mut self.backlog));
     }
 }
 

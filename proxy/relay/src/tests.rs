@@ -172,8 +172,9 @@ async fn bytes_read_ahead_come_first(plane: DataPlane) {
     send(&mut client, b" and later").await;
     client.shutdown().await.unwrap();
     let client_leg = Leg::Socket { socket: client_leg, pending: Bytes::from_static(b"before") };
-    let run =
-        tokio::spawn(async move { relay.run(id, (client_leg, socket(target_leg)), NO_LIMITS, Bytes::new()).await });
+    let run = tokio::spawn(async move {
+        relay.run(id, (client_leg, socket(target_leg)), NO_LIMITS, Bytes::new()).await
+    });
     assert_eq!(rest(&mut target).await.unwrap(), b"before and later");
     drop(target);
     assert_eq!(run.await.unwrap().bytes_from_client, 16);
@@ -328,10 +329,9 @@ async fn streams_are_bounded_and_ids_are_single(plane: DataPlane) {
     let (b, b_leg) = pair().await;
     let first = relay.next_id();
     let runner = relay.clone();
-    let running =
-        tokio::spawn(
-            async move { runner.run(first, (socket(a_leg), socket(b_leg)), NO_LIMITS, Bytes::new()).await },
-        );
+    let running = tokio::spawn(async move {
+        runner.run(first, (socket(a_leg), socket(b_leg)), NO_LIMITS, Bytes::new()).await
+    });
     let (mut a, mut b) = (a, b);
     send(&mut a, b"up").await;
     expect(&mut b, b"up").await;

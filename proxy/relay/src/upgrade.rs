@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags,
 };
 use serde::{Deserialize, Serialize};
 
@@ -89,9 +89,8 @@ impl Moved {
             Ok(Way { moved, over, held_bytes, in_pipe })
         };
         let (from_client, from_target) = (way(self.directions.0)?, way(self.directions.1)?);
-        let idle_timeout_ms = limits
-            .idle_timeout
-            .map(|idle| u64::try_from(idle.as_millis()).unwrap_or(u64::MAX));
+        let idle_timeout_ms =
+            limits.idle_timeout.map(|idle| u64::try_from(idle.as_millis()).unwrap_or(u64::MAX));
         let tag_bytes = self.tag.len();
         let record =
             Record { tag_bytes, idle_timeout_ms, client, target, from_client, from_target };
@@ -152,11 +151,7 @@ fn side(port: Port) -> io::Result<(Side, OwnedFd, Bytes)> {
 ///
 /// # Errors
 /// The other process is gone, or there are more descriptors than one message takes.
-pub fn send_descriptors(
-    to: &UnixStream,
-    record: &[u8],
-    descriptors: &[OwnedFd],
-) -> io::Result<()> {
+pub fn send_descriptors(to: &UnixStream, record: &[u8], descriptors: &[OwnedFd]) -> io::Result<()> {
     let length = u32::try_from(record.len()).map_err(|_| bad("a record is too long"))?;
     let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
     let mut space =
@@ -167,7 +162,8 @@ pub fn send_descriptors(
     }
     // The descriptors travel with the first bytes: the length's four, which a stream socket takes together.
     let header = length.to_be_bytes();
-    let sent = rustix::net::sendmsg(to, &[IoSlice::new(&header)], &mut control, SendFlags::NOSIGNAL)?;
+    let sent =
+        rustix::net::sendmsg(to, &[IoSlice::new(&header)], &mut control, SendFlags::NOSIGNAL)?;
     let mut writer = to;
     writer.write_all(header.get(sent..).unwrap_or_default())?;
     writer.write_all(record)

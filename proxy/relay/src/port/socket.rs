@@ -132,5 +132,5 @@ impl Socket {
 
 const SEND_FLAGS: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
 const SPLICE_FLAGS: SpliceFlags = SpliceFlags::NONBLOCK.union(SpliceFlags::MOVE);
-/// Records of one full chunk; more goes with the next call.
-const SLICES_MAX: usize = 32;
+/// Records of one full chunk, all but the first and the last of which are full; more goes with the next call.
+const SLICES_MAX: usize = crate::chunk::CHUNK_BYTES / (16 * 1024) + 2;

@@ -137,7 +137,9 @@ impl TlsPort {
             let early = self.incoming.len();
             let room = match self.receive {
                 Receive::HereExactly => wanted(&self.incoming),
-                _ => max.max(early.saturating_add(RECORD_BYTES_MAX)),
+                Receive::Here | Receive::Kernel { .. } => {
+                    max.max(early.saturating_add(RECORD_BYTES_MAX))
+                }
             };
             let room = room.min(buffer.len());
             let buffer = buffer.get_mut(..room).unwrap_or_default();
@@ -238,22 +240,46 @@ impl TlsPort {
         Ok(())
     }
 
-    /// Seals and sends, or leaves that to the kernel.
-    pub(crate) fn write(&mut self, socket: &mut Socket, slices: &[&[u8]]) -> io::Result<usize> {
+    /// Seals into the worker's buffer and sends from there, or leaves sealing to the kernel.
+    pub(crate) fn write(&mut self, socket: &mut Socket, chunk: &mut Chunk) -> io::Result<usize> {
         if self.in_kernel_for_sending(socket)? {
-            let count = socket.send(slices.iter().copied())?;
+            let count = socket.send(chunk.slices())?;
+            self.sealed(count);
+            return Ok(count);
+        }
+        self.flush(socket)?;
+        let count = chunk.len();
+        let session = self.session.as_mut().ok_or(io::ErrorKind::InvalidInput)?;
+        let (slices, wire) = chunk.to_seal();
+        session.seal(slices, wire)?;
+        let mut sent = 0_usize;
+        while let Some(rest @ [_, ..]) = wire.bytes().get(sent..) {
+            match socket.send(std::iter::once(rest)) {
+                Ok(count) => sent = sent.saturating_add(count),
+                // Accepted all the same; it leaves when there is room.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.outgoing.push(rest);
+                    break;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(count)
+    }
+
+    /// The same for bytes that stand elsewhere.
+    pub(crate) fn write_bytes(&mut self, socket: &mut Socket, bytes: &[u8]) -> io::Result<usize> {
+        if self.in_kernel_for_sending(socket)? {
+            let count = socket.send(std::iter::once(bytes))?;
             self.sealed(count);
             return Ok(count);
         }
         let session = self.session.as_mut().ok_or(io::ErrorKind::InvalidInput)?;
-        session.seal(slices, &mut self.outgoing)?;
+        session.seal(std::iter::once(bytes), &mut self.outgoing)?;
         match self.flush(socket) {
-            Ok(()) => {}
-            // Accepted all the same; it leaves when there is room.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+            Ok(()) | Err(_) => Ok(bytes.len()),
         }
-        Ok(slices.iter().map(|slice| slice.len()).sum())
     }
 
     /// Sends what was sealed here, and the change of keys that is owed where the kernel seals.
@@ -262,7 +288,7 @@ impl TlsPort {
             if !socket.writable {
                 return Err(io::ErrorKind::WouldBlock.into());
             }
-            let count = socket.send(self.outgoing.slices())?;
+            let count = socket.send(std::iter::once(self.outgoing.bytes()))?;
             self.outgoing.wrote(count);
         }
         let owes = self.session.as_ref().is_some_and(Session::owes_key_update);

@@ -117,7 +117,10 @@ impl Opening {
                 Phase::Asking => match self.fill(chunk) {
                     Ok(()) => match self.service.route(self.from, &self.bytes) {
                         Next::More => {}
-                        next => return self.follow(next, None),
+                        next @ (Next::Dial { .. }
+                        | Next::Give
+                        | Next::Refuse(_)
+                        | Next::Terminate(_)) => return self.follow(next, None),
                     },
                     Err(Some(fault)) => return Step::Failed(self, fault),
                     Err(None) => return Step::Waits(self),
@@ -170,7 +173,7 @@ impl Opening {
                         tracing::debug!(%error, "a refusal could not be closed in order");
                     }
                 } else {
-                    out.push(words.to_vec());
+                    out.push(&words);
                 }
                 if let Err(error) = send(&mut self.port, &mut out) {
                     tracing::debug!(%error, "a refusal could not be said");
@@ -332,7 +335,7 @@ fn receive<'a>(port: &mut Port, chunk: &'a mut Chunk) -> io::Result<&'a [u8]> {
 /// Sends all, or as much as there is room for.
 fn send(port: &mut Port, out: &mut Outgoing) -> io::Result<()> {
     while !out.is_empty() {
-        let count = port.send_slices(out.slices())?;
+        let count = port.send_slices(std::iter::once(out.bytes()))?;
         out.wrote(count);
     }
     Ok(())

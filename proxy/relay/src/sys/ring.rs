@@ -46,8 +46,11 @@ impl std::fmt::Debug for Ring {
     }
 }
 
+/// Flags by their names, and how to ask for them.
+type Setup = (&'static str, fn(&mut Builder));
+
 /// Set-ups from the best to the least, with the kernel that brought them.
-const SETUPS: [(&str, fn(&mut Builder)); 3] = [
+const SETUPS: [Setup; 3] = [
     // 6.1: work is done when the worker waits, and nowhere else.
     ("SINGLE_ISSUER|DEFER_TASKRUN", |builder| {
         builder.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag();
@@ -172,7 +175,6 @@ impl Ring {
 }
 
 /// Readable, writable, closed by the peer. Errors and hang-ups come by themselves.
-#[expect(clippy::cast_sign_loss, reason = "flags")]
 const POLL_MASK: u32 = (libc::POLLIN | libc::POLLOUT | libc::POLLRDHUP) as u32;
 /// What one turn of the worker pushes; more is submitted at once.
 const SUBMISSIONS: u32 = 1024;

@@ -107,7 +107,7 @@ impl Handshake {
             let discard = status.discard;
             let next = match status.state {
                 Ok(ConnectionState::EncodeTlsData(mut data)) => {
-                    self.outgoing.push(encode(|room| data.encode(room))?);
+                    self.outgoing.push(&encode(|room| data.encode(room))?);
                     Next::Again
                 }
                 Ok(ConnectionState::TransmitTlsData(data)) => {
@@ -138,7 +138,7 @@ impl Handshake {
             match self.connection.process_tls_records(&mut []).state {
                 Ok(ConnectionState::EncodeTlsData(mut data)) => {
                     if let Ok(bytes) = encode(|room| data.encode(room)) {
-                        self.outgoing.push(bytes);
+                        self.outgoing.push(&bytes);
                     }
                 }
                 Ok(ConnectionState::TransmitTlsData(data)) => data.done(),

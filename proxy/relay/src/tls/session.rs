@@ -1,15 +1,13 @@
 //! The records of a TLS 1.3 connection after its handshake: opening in place, sealing, key updates both ways, alerts, and
-//! the number of records that a key may seal. The ciphers are rustls' (`rustls::crypto::cipher`), the next keys come from
-//! `rustls::kernel`. Reads and writes nothing itself; used by [`crate::port`] and [`super::TlsStream`].
+//! the number of records that a key may seal. Records are opened by rustls' ciphers (`rustls::crypto::cipher`) and sealed
+//! by [`super::sealer`]; the next keys come from `rustls::kernel`. Reads and writes nothing itself; used by
+//! [`crate::port`] and [`super::TlsStream`].
 
-use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
 
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
-use rustls::crypto::cipher::{
-    InboundOpaqueMessage, MessageDecrypter, MessageEncrypter, OutboundChunks, OutboundPlainMessage,
-};
+use rustls::crypto::cipher::{InboundOpaqueMessage, MessageDecrypter};
 use rustls::kernel::KernelConnection;
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::{
@@ -20,6 +18,7 @@ use crate::ktls::{
     Alert, HandshakeMessage, Keys, alert_description, encode_alert, encode_key_update,
     handshake_messages, parse_alert,
 };
+use crate::tls::sealer::{SEALED_OVERHEAD, Sealer};
 
 /// Why a session cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -79,7 +78,7 @@ pub struct Session {
     role: Role,
     suite: &'static Tls13CipherSuite,
     opener: Box<dyn MessageDecrypter>,
-    sealer: Box<dyn MessageEncrypter>,
+    sealer: Sealer,
     /// The keys again, in the form in which the kernel takes them; kept only where that may happen.
     rx_keys: Option<Keys>,
     tx_keys: Option<Keys>,
@@ -149,7 +148,7 @@ impl Session {
             rx_keys: keep(&rx),
             tx_keys: keep(&tx),
             opener: opener(suite, rx)?,
-            sealer: sealer(suite, tx, tx_sequence)?,
+            sealer: Sealer::new(&tx)?,
             rx_sequence,
             tx_sequence,
             tx_in_kernel: false,
@@ -293,7 +292,7 @@ impl Session {
         if self.closed {
             return Ok(());
         }
-        self.seal_one(HANDSHAKE, OutboundChunks::Single(&encode_key_update(false)), out)?;
+        self.seal_one(HANDSHAKE, &encode_key_update(false), out)?;
         self.next_tx_keys()
     }
 
@@ -305,7 +304,7 @@ impl Session {
             Role::Server(kernel) => kernel.update_tx_secret()?,
         };
         self.tx_keys = self.tx_keys.take().and_then(|_| Keys::of(&secrets));
-        self.sealer = sealer(self.suite, secrets, sequence)?;
+        self.sealer = Sealer::new(&secrets)?;
         self.tx_sequence = sequence;
         Ok(())
     }
@@ -337,21 +336,22 @@ impl Session {
     pub(crate) fn fail(&mut self, alert: u8, out: &mut Outgoing) -> Result<(), Fault> {
         if !self.closed {
             self.closed = true;
-            self.seal_one(ALERT, OutboundChunks::Single(&encode_alert(alert)), out)?;
+            self.seal_one(ALERT, &encode_alert(alert), out)?;
         }
         Ok(())
     }
 
-    /// Seals all of `pieces` as application data.
-    pub(crate) fn seal(&mut self, pieces: &[&[u8]], out: &mut Outgoing) -> Result<(), Fault> {
-        if self.update_requested || self.tx_sequence >= self.records_max() {
-            self.update_keys(out)?;
-        }
-        let mut rest = OutboundChunks::new(pieces);
-        while !rest.is_empty() {
-            let (record, later) = rest.split_at(PLAINTEXT_BYTES_MAX.min(rest.len()));
-            self.seal_one(APPLICATION_DATA, record, out)?;
-            rest = later;
+    /// Seals all of `pieces` as application data; no record holds bytes of two pieces.
+    pub(crate) fn seal<'a>(
+        &mut self,
+        pieces: impl Iterator<Item = &'a [u8]>,
+        out: &mut Outgoing,
+    ) -> Result<(), Fault> {
+        for part in pieces.flat_map(|piece| piece.chunks(PLAINTEXT_BYTES_MAX)) {
+            if self.update_requested || self.tx_sequence >= self.records_max() {
+                self.update_keys(out)?;
+            }
+            self.seal_one(APPLICATION_DATA, part, out)?;
         }
         Ok(())
     }
@@ -360,11 +360,7 @@ impl Session {
     pub(crate) fn close(&mut self, out: &mut Outgoing) -> Result<(), Fault> {
         if !self.closed {
             self.closed = true;
-            self.seal_one(
-                ALERT,
-                OutboundChunks::Single(&encode_alert(alert_description::CLOSE_NOTIFY)),
-                out,
-            )?;
+            self.seal_one(ALERT, &encode_alert(alert_description::CLOSE_NOTIFY), out)?;
         }
         Ok(())
     }
@@ -372,17 +368,15 @@ impl Session {
     fn seal_one(
         &mut self,
         content_type: u8,
-        payload: OutboundChunks<'_>,
+        payload: &[u8],
         out: &mut Outgoing,
     ) -> Result<(), Fault> {
-        let plain = OutboundPlainMessage {
-            typ: ContentType::from(content_type),
-            version: ProtocolVersion::TLSv1_2,
-            payload,
-        };
-        let sealed = self.sealer.encrypt(plain, self.tx_sequence)?;
-        self.tx_sequence = self.tx_sequence.saturating_add(1);
-        out.records.push_back(sealed.encode());
+        let sequence = self.tx_sequence;
+        // Whatever comes of it, this number's nonce is used up.
+        self.tx_sequence = sequence.saturating_add(1);
+        let record = out.room(payload.len().saturating_add(SEALED_OVERHEAD));
+        self.sealer.seal(sequence, content_type, payload, record)?;
+        out.filled(payload.len().saturating_add(SEALED_OVERHEAD));
         Ok(())
     }
 
@@ -421,32 +415,6 @@ fn opener(
     }
 }
 
-fn sealer(
-    suite: &Tls13CipherSuite,
-    secrets: ConnectionTrafficSecrets,
-    sequence: u64,
-) -> Result<Box<dyn MessageEncrypter>, Fault> {
-    let mut sealer = match secrets {
-        ConnectionTrafficSecrets::Aes128Gcm { key, iv }
-        | ConnectionTrafficSecrets::Aes256Gcm { key, iv }
-        | ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => {
-            suite.aead_alg.encrypter(key, iv)
-        }
-        _ => return Err(Fault::Suite),
-    };
-    if sequence > 0 {
-        // AWS-LC's GCM for TLS takes the first nonce that it sees for that of record 0, to see to it that none comes twice
-        // (EVP_aead_aes_128_gcm_tls13). So it is shown that one; what it seals for it goes nowhere.
-        let nothing = OutboundPlainMessage {
-            typ: ContentType::ApplicationData,
-            version: ProtocolVersion::TLSv1_2,
-            payload: OutboundChunks::new_empty(),
-        };
-        drop(sealer.encrypt(nothing, 0)?);
-    }
-    Ok(sealer)
-}
-
 /// Length of the record at the front, header included; none while it is not whole.
 pub(crate) fn record_length(wire: &[u8]) -> Result<Option<usize>, Fault> {
     let [content_type, _, _, high, low, ..] = *wire else { return Ok(None) };
@@ -461,52 +429,63 @@ pub(crate) fn record_length(wire: &[u8]) -> Result<Option<usize>, Fault> {
     Ok((length <= wire.len()).then_some(length))
 }
 
-/// Sealed records on their way out.
+/// Sealed records on their way out, one behind the other.
 #[derive(Debug, Default)]
 pub(crate) struct Outgoing {
-    records: VecDeque<Vec<u8>>,
-    /// Bytes of the first record that have left.
+    /// The records stand in `done..end`; what is behind them is room that has been used before.
+    buffer: Vec<u8>,
     done: usize,
+    end: usize,
 }
 
 impl Outgoing {
     pub(crate) fn is_empty(&self) -> bool {
-        self.records.is_empty()
+        self.done == self.end
     }
 
     /// Whether an answer may be added: a peer that asks and never reads must not make us keep more and more.
     fn is_idle(&self) -> bool {
-        self.records.len() < ANSWERS_MAX
-    }
-
-    /// Adds bytes that are records already.
-    pub(crate) fn push(&mut self, bytes: Vec<u8>) {
-        if !bytes.is_empty() {
-            self.records.push_back(bytes);
-        }
+        self.bytes().len() < ANSWERS_BYTES_MAX
     }
 
     /// What is to be written next.
-    pub(crate) fn slices(&self) -> impl Iterator<Item = &[u8]> {
-        let mut skip = self.done;
-        self.records
-            .iter()
-            .map(move |record| record.get(std::mem::take(&mut skip)..).unwrap_or_default())
+    pub(crate) fn bytes(&self) -> &[u8] {
+        self.buffer.get(self.done..self.end).unwrap_or_default()
     }
 
-    /// So many bytes have been written.
-    pub(crate) fn wrote(&mut self, count: usize) {
-        let mut count = count.saturating_add(std::mem::take(&mut self.done));
-        while let Some(first) = self.records.front() {
-            if count < first.len() {
-                self.done = count;
-                return;
-            }
-            count = count.saturating_sub(first.len());
-            self.records.pop_front();
+    /// Adds bytes that are records already.
+    pub(crate) fn push(&mut self, bytes: &[u8]) {
+        self.buffer.truncate(self.end);
+        self.buffer.extend_from_slice(bytes);
+        self.end = self.buffer.len();
+    }
+
+    /// Room for a record of so many bytes.
+    fn room(&mut self, bytes: usize) -> &mut [u8] {
+        let end = self.end.saturating_add(bytes);
+        if self.buffer.len() < end {
+            self.buffer.resize(end, 0);
         }
-        // A queue that has once been long keeps no memory.
-        self.records = VecDeque::new();
+        self.buffer.get_mut(self.end..end).unwrap_or_default()
+    }
+
+    /// So many bytes of the room hold a record now.
+    fn filled(&mut self, bytes: usize) {
+        self.end = self.end.saturating_add(bytes).min(self.buffer.len());
+    }
+
+    /// So many bytes have been written. When it was the last, the memory is freed: a queue that has once been long is not
+    /// to keep it.
+    pub(crate) fn wrote(&mut self, count: usize) {
+        self.done = self.done.saturating_add(count).min(self.end);
+        if self.is_empty() {
+            *self = Self::default();
+        }
+    }
+
+    /// Forgets the records and keeps the memory.
+    pub(crate) fn clear(&mut self) {
+        (self.done, self.end) = (0, 0);
     }
 }
 
@@ -537,8 +516,8 @@ const KEY_UPDATES_BURST: u32 = 32;
 const EMPTY_RECORDS_MAX: u32 = 2 * KEY_UPDATES_BURST;
 /// One more is allowed after so many records.
 const KEY_UPDATE_EVERY: u64 = 4096;
-/// Records that may wait before answers to key updates are put off until there is data to send.
-const ANSWERS_MAX: usize = 4;
+/// What may wait before answers to key updates are put off until there is data to send: some answers.
+const ANSWERS_BYTES_MAX: usize = 128;
 
 #[cfg(test)]
 #[path = "session_tests.rs"]

@@ -50,7 +50,7 @@ pub(crate) fn localhost() -> ServerName<'static> {
 
 /// Takes what is to be sent.
 fn sent(out: &mut Outgoing) -> Vec<u8> {
-    let bytes: Vec<u8> = out.slices().flatten().copied().collect();
+    let bytes = out.bytes().to_vec();
     out.wrote(bytes.len());
     assert!(out.is_empty());
     bytes
@@ -58,14 +58,14 @@ fn sent(out: &mut Outgoing) -> Vec<u8> {
 
 fn seal(session: &mut Session, bytes: &[u8]) -> Vec<u8> {
     let mut out = Outgoing::default();
-    session.seal(&[bytes], &mut out).unwrap();
+    session.seal(std::iter::once(bytes), &mut out).unwrap();
     sent(&mut out)
 }
 
 /// One record of any type.
 fn seal_raw(session: &mut Session, content_type: u8, payload: &[u8]) -> Vec<u8> {
     let mut out = Outgoing::default();
-    session.seal_one(content_type, OutboundChunks::Single(payload), &mut out).unwrap();
+    session.seal_one(content_type, payload, &mut out).unwrap();
     sent(&mut out)
 }
 

@@ -119,9 +119,8 @@ impl TlsStream {
 
     fn poll_flush_records(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.outgoing.is_empty() {
-            let slices: Vec<io::IoSlice<'_>> =
-                self.outgoing.slices().take(SLICES_MAX).map(io::IoSlice::new).collect();
-            let count = ready!(Pin::new(&mut self.socket).poll_write_vectored(context, &slices))?;
+            let socket = Pin::new(&mut self.socket);
+            let count = ready!(socket.poll_write(context, self.outgoing.bytes()))?;
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -149,9 +148,7 @@ impl TlsStream {
 pub struct NotAtBoundary;
 
 async fn send_all(socket: &mut TcpStream, out: &mut Outgoing) -> io::Result<()> {
-    for record in out.slices() {
-        socket.write_all(record).await?;
-    }
+    socket.write_all(out.bytes()).await?;
     *out = Outgoing::default();
     Ok(())
 }
@@ -203,7 +200,7 @@ impl AsyncWrite for TlsStream {
         if part.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        this.session.seal(&[part], &mut this.outgoing)?;
+        this.session.seal(std::iter::once(part), &mut this.outgoing)?;
         // Accepted: what does not leave now leaves with the next call.
         match this.poll_flush_records(context) {
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
@@ -230,7 +227,6 @@ impl AsyncWrite for TlsStream {
 
 /// What is read ahead of need at most: some frames.
 const READ_BYTES: usize = 4096;
-const SLICES_MAX: usize = 16;
 
 #[cfg(test)]
 #[path = "stream_tests.rs"]

@@ -30,7 +30,10 @@ struct Noise(u64);
 impl Noise {
     fn fill(&mut self, buffer: &mut [u8]) {
         for chunk in buffer.chunks_mut(8) {
-            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            self.0 = self
+                .0
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             let bytes = (self.0 >> 13).to_le_bytes();
             chunk.copy_from_slice(&bytes[..chunk.len()]);
         }
@@ -38,7 +41,12 @@ impl Noise {
 }
 
 /// Sends `length` bytes in pieces with pauses, so that some are always under way, then ends.
-async fn send(mut to: tokio::net::tcp::OwnedWriteHalf, seed: u64, length: u64, pace: Arc<AtomicU64>) {
+async fn send(
+    mut to: tokio::net::tcp::OwnedWriteHalf,
+    seed: u64,
+    length: u64,
+    pace: Arc<AtomicU64>,
+) {
     let mut noise = Noise(seed);
     let mut sent = 0;
     let piece = usize::try_from(length / 24).unwrap();
@@ -116,12 +124,13 @@ async fn ten_upgrades(plane: DataPlane) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (mut ends, mut load) = (Ends::new(), JoinSet::new());
     let pace = Arc::new(AtomicU64::new(0));
-    let length = |number: usize| if number % BULK_EVERY == 0 { BULK_BYTES } else { SMALL_BYTES };
+    let length =
+        |number: usize| if number.is_multiple_of(BULK_EVERY) { BULK_BYTES } else { SMALL_BYTES };
     for number in 0..STREAMS {
         let (client, client_leg) = pair(&listener).await;
         let (target, target_leg) = pair(&listener).await;
-        let legs = [client_leg, target_leg]
-            .map(|socket| Leg::Socket { socket, pending: Bytes::new() });
+        let legs =
+            [client_leg, target_leg].map(|socket| Leg::Socket { socket, pending: Bytes::new() });
         let [client_leg, target_leg] = legs;
         let relay = relays[0].clone();
         let tag = Bytes::from(number.to_string());

@@ -1,0 +1,306 @@
+//! The life of the daemon, on one page: settings > roles ([`crate::start`]) > until a signal > drain > stop, or until a new
+//! process has taken over ([`crate::upgrade`]).
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use net::shutdown::Shutdown;
+use proto::resource::HostRole;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tracing::{error, info, warn};
+
+use crate::config::Config;
+use crate::diag::{Diag, UpgradeAsked};
+use crate::health::Health;
+use crate::start::{Running, start_roles};
+use crate::upgrade::{Predecessor, Report, Successor};
+
+/// After the drain, tasks get so long to end by themselves: longer than a node waits for a program that ignores SIGHUP
+/// before it kills it (5 s), and for its client to read why (2 s).
+const STOP_WITHIN: Duration = Duration::from_secs(15);
+/// For blocking calls under way; with the drain and [`STOP_WITHIN`] less than the 90 s of the unit file in the guide.
+const THREADS_END_WITHIN: Duration = Duration::from_secs(5);
+
+/// Runs until a signal.
+pub(crate) fn run(config: Config) -> anyhow::Result<()> {
+    crate::logging::install(&config.log)?;
+    // Files that roles make are private unless they say otherwise; children set their own.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    raise_file_limit();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let result = runtime.block_on(live(config));
+    runtime.shutdown_timeout(THREADS_END_WITHIN);
+    result
+}
+
+/// One daemon per data folder: a second one would take the first one's sockets away. Held until the process ends.
+fn lock(data_dir: &Path) -> anyhow::Result<std::fs::File> {
+    let path = data_dir.join("postern.lock");
+    let file = std::fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .with_context(|| format!("cannot use {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => anyhow::bail!(
+            "another postern uses {d}: see `postern status --data-dir {d}`, or pass another --data-dir",
+            d = data_dir.display()
+        ),
+        Err(std::fs::TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("cannot lock {}", path.display()))
+        }
+    }
+}
+
+/// As many open files as the system lets us have: a session costs a few, and the bounds of every role are far above the
+/// usual soft limit of 1024, which the programs of sessions get back (`node::sys`).
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        warn!(%error, "the limit of open files stays as it is");
+    }
+}
+
+async fn live(config: Config) -> anyhow::Result<()> {
+    let shutdown = Shutdown::new();
+    let mut signals = Signals::new()?;
+    let roles: Vec<&str> = config.roles().into_iter().map(HostRole::as_str).collect();
+    let health = Arc::new(Health::new(config.nodename.as_str(), &roles));
+    net::file::private_dir(&config.data_dir)
+        .with_context(|| format!("cannot use {}", config.data_dir.display()))?;
+    let predecessor = Predecessor::from_environment()?;
+    let listeners = match &predecessor {
+        Some(predecessor) => Some(predecessor.take_listeners().await?),
+        None => None,
+    };
+    let lock = lock(&config.data_dir)?;
+    let (ask_upgrade, mut upgrades) = mpsc::channel(1);
+    let diag = Diag::new(health.clone(), ask_upgrade)?;
+    let socket = diag.listen_socket(&config.data_dir)?;
+    let mut diag_tcp = None;
+    if let Some(address) = config.diag_addr {
+        let (address, task) = diag.listen(address).await?;
+        diag_tcp = Some(task);
+        info!(%address, "diagnostics: /healthz /readyz /metrics");
+    }
+    info!(version = proto::VERSION, roles = roles.join(","), data_dir = %config.data_dir.display(), "starting");
+    let running = tokio::select! {
+        started = start_roles(&config, listeners, &health, &shutdown) => started?,
+        () = signals.stop() => return Ok(()),
+    };
+    notify(&[sd_notify::NotifyState::Ready]);
+    info!(roles = roles.join(","), "started");
+    if let (Some(predecessor), Some(proxy)) = (predecessor, &running.proxy) {
+        let streams = predecessor.take_streams(proxy).await.context("the old process's streams")?;
+        info!(streams, "what the old process relayed goes on here");
+    }
+    let mut held = Held { lock: Some(lock), diag_tcp };
+    match until_end(&running, &health, &shutdown, &mut held, &mut signals, &mut upgrades).await {
+        Ending::Stop => {
+            drain(&config, running, &health, &shutdown, &mut signals).await;
+            remove_socket(&socket);
+            Ok(())
+        }
+        // The socket is the new process's.
+        Ending::Replaced => {
+            linger(&config, running, &shutdown, &mut signals).await;
+            Ok(())
+        }
+        Ending::Stranded => {
+            linger(&config, running, &shutdown, &mut signals).await;
+            Err(anyhow!("the upgrade failed after this process had stopped accepting"))
+        }
+    }
+}
+
+/// How the daemon's time to serve ends.
+enum Ending {
+    /// A new process has taken over.
+    Replaced,
+    Stop,
+    /// An upgrade failed when this process had given up what it needs to go on.
+    Stranded,
+}
+
+/// Serves until a signal or a successful upgrade.
+async fn until_end(
+    running: &Running,
+    health: &Health,
+    shutdown: &Shutdown,
+    held: &mut Held,
+    signals: &mut Signals,
+    upgrades: &mut mpsc::Receiver<UpgradeAsked>,
+) -> Ending {
+    loop {
+        let answer = tokio::select! {
+            signal = signals.next() => match signal {
+                Signal::Stop => return Ending::Stop,
+                Signal::Upgrade => None,
+            },
+            Some(answer) = upgrades.recv() => Some(answer),
+        };
+        let (said, ending) = match hand_over(running, health, shutdown, held).await {
+            Ok(report) => {
+                let Report { pid, moved, stayed } = report;
+                info!(pid, moved, stayed, "a new process has taken over");
+                (Ok(report), Some(Ending::Replaced))
+            }
+            Err(HandOver::Before(error)) => (Err(error), None),
+            Err(HandOver::Amid(error)) => (Err(error), Some(Ending::Stranded)),
+        };
+        let said = said.map_err(|error| format!("{error:#}"));
+        if let Err(error) = &said {
+            error!("the upgrade failed: {error}");
+        }
+        if let Some(answer) = answer {
+            // Whoever asked may be gone.
+            drop(answer.send(said));
+        }
+        if let Some(ending) = ending {
+            return ending;
+        }
+    }
+}
+
+/// What only one process may hold.
+struct Held {
+    lock: Option<std::fs::File>,
+    diag_tcp: Option<JoinHandle<()>>,
+}
+
+/// When an upgrade failed.
+enum HandOver {
+    /// Nothing has changed.
+    Before(anyhow::Error),
+    /// Nothing new is accepted here any more; what is relayed goes on.
+    Amid(anyhow::Error),
+}
+
+/// Gives everything to a new process of this program.
+async fn hand_over(
+    running: &Running,
+    health: &Health,
+    shutdown: &Shutdown,
+    held: &mut Held,
+) -> Result<Report, HandOver> {
+    let Some(proxy) = running.proxy.as_ref().filter(|_| running.is_proxy_alone()) else {
+        return Err(HandOver::Before(anyhow!(
+            "only a proxy is upgraded in place, and this daemon runs other roles too, whose sessions live in the \
+             process: restart it when its sessions have ended, or run the proxy as a daemon of its own"
+        )));
+    };
+    let successor = Successor::start().await.map_err(HandOver::Before)?;
+    successor.give_listeners(proxy.take_listeners()).await.map_err(HandOver::Amid)?;
+    health.draining();
+    shutdown.drain();
+    proxy.close_audit();
+    if let Some(shipping) = &running.shipping {
+        shipping.stop().await;
+    }
+    if let Some(task) = held.diag_tcp.take() {
+        task.abort();
+    }
+    drop(held.lock.take());
+    successor.release().await.map_err(HandOver::Amid)?;
+    let report = successor.give_streams(proxy).await.map_err(HandOver::Amid)?;
+    notify(&[sd_notify::NotifyState::MainPid(report.pid)]);
+    Ok(report)
+}
+
+/// Waits for what could not be handed over, for as long as the configuration says.
+async fn linger(config: &Config, running: Running, shutdown: &Shutdown, signals: &mut Signals) {
+    tokio::select! {
+        () = running.idle() => info!("nothing is left here"),
+        () = tokio::time::sleep(config.upgrade_timeout) => {
+            warn!("connections that could not be handed over are still open after the upgrade timeout");
+        }
+        () = signals.stop() => {}
+    }
+    stop(running, shutdown).await;
+    info!("stopped; the new process goes on");
+}
+
+/// No new sessions, then none at all.
+async fn drain(
+    config: &Config,
+    running: Running,
+    health: &Health,
+    shutdown: &Shutdown,
+    signals: &mut Signals,
+) {
+    health.draining();
+    notify(&[sd_notify::NotifyState::Stopping]);
+    info!(timeout = ?config.drain_timeout, "draining: no new sessions; a second signal ends those that run");
+    shutdown.drain();
+    tokio::select! {
+        () = running.idle() => info!("all sessions have ended"),
+        () = tokio::time::sleep(config.drain_timeout) => warn!("sessions are still open after the drain timeout"),
+        () = signals.stop() => warn!("second signal"),
+    }
+    stop(running, shutdown).await;
+    info!("stopped");
+}
+
+async fn stop(running: Running, shutdown: &Shutdown) {
+    shutdown.stop();
+    if tokio::time::timeout(STOP_WITHIN, running.finished()).await.is_err() {
+        warn!("some tasks did not end in time");
+    }
+}
+
+fn notify(states: &[sd_notify::NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        warn!(%error, "systemd could not be told");
+    }
+}
+
+fn remove_socket(path: &Path) {
+    if let Err(error) = std::fs::remove_file(path) {
+        warn!(%error, path = %path.display(), "the status socket stays behind");
+    }
+}
+
+/// What a signal asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Signal {
+    Stop,
+    Upgrade,
+}
+
+/// SIGTERM, SIGINT and SIGUSR2.
+#[derive(Debug)]
+struct Signals {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+    upgrade: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            upgrade: signal(SignalKind::user_defined2())?,
+        })
+    }
+
+    async fn next(&mut self) -> Signal {
+        tokio::select! {
+            _ = self.interrupt.recv() => Signal::Stop,
+            _ = self.terminate.recv() => Signal::Stop,
+            _ = self.upgrade.recv() => Signal::Upgrade,
+        }
+    }
+
+    /// The next one that is no upgrade.
+    async fn stop(&mut self) {
+        while self.next().await != Signal::Stop {}
+    }
+}
