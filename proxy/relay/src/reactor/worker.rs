@@ -208,6 +208,7 @@ impl Worker {
             (Some(Stage::Opening(opening)), Kind::Client) => {
                 opening.port.ready(readable, writable, closed);
             }
+            (Some(Stage::Opening(opening)), Kind::Target) => opening.target_ready(closed),
             (Some(Stage::Relaying(relaying)), Kind::Client) => {
                 relaying.stream.client.ready(readable, writable, closed);
             }
