@@ -263,9 +263,12 @@ impl Worker {
             // Gone before we looked.
             Ok(None) | Err(_) => return,
         };
-        let Some(place) = service.admit(from) else { return };
-        let features = self.shared.ladder.kernel_tls();
-        let opening = Opening::new(socket, from, service, place, self.now, features);
+        let (features, now) = (self.shared.ladder.kernel_tls(), self.now);
+        let opening = guarded(|| {
+            let place = service.admit(from)?;
+            Some(Opening::new(socket, from, service, place, now, features))
+        });
+        let Some(opening) = opening.flatten() else { return };
         let who = self.insert();
         let Some(entry) = live(&mut self.table, who) else { return };
         let key = Key::new(Kind::Client, who.0, who.1);
@@ -399,7 +402,7 @@ impl Worker {
                             Some(_) => OpeningFault::Dial(io::ErrorKind::TimedOut.into()),
                             None => OpeningFault::TimedOut,
                         };
-                        opening.service.failed(opening.from, &fault);
+                        tell(|| opening.service.failed(opening.from, &fault));
                         self.discard(who, opening.port.socket(), opening.target().map(AsFd::as_fd));
                     }
                 }
@@ -477,13 +480,13 @@ impl Worker {
             }
             Some(Step::Dialing(opening)) => self.dialing(who, opening),
             Some(Step::Failed(opening, fault)) => {
-                opening.service.failed(opening.from, &fault);
+                tell(|| opening.service.failed(opening.from, &fault));
                 self.discard(who, opening.port.socket(), opening.target().map(AsFd::as_fd));
             }
             Some(Step::Relay(ready)) => self.relay_ready(who, *ready),
             Some(Step::Give(service, given)) => {
                 self.discard(who, given.socket.as_fd(), None);
-                service.give(*given);
+                tell(|| service.give(*given));
             }
             Some(Step::Refused(opening)) => self.discard(who, opening.port.socket(), None),
             None => self.forget(who),
@@ -505,7 +508,8 @@ impl Worker {
                 self.set_deadline(who, Some(deadline));
             }
             Err(error) => {
-                opening.service.failed(opening.from, &OpeningFault::Dial(error));
+                let fault = OpeningFault::Dial(error);
+                tell(|| opening.service.failed(opening.from, &fault));
                 self.discard(who, opening.port.socket(), None);
             }
         }
@@ -515,7 +519,7 @@ impl Worker {
         let Ready { client, target, limits, place, tag, from, service } = ready;
         let id = self.shared.next_id();
         if let Err(_full) = self.shared.enter_worker(id, self.number) {
-            service.failed(from, &OpeningFault::Full);
+            tell(|| service.failed(from, &OpeningFault::Full));
             client.abort();
             self.discard(who, client.socket(), Some(target.socket()));
             return;
@@ -568,7 +572,7 @@ impl Worker {
         match report {
             // Whoever asked may be gone.
             Report::Asker(done) => drop(done.send(outcome)),
-            Report::Service { service, from, .. } => service.ended(from, &outcome),
+            Report::Service { service, from, .. } => tell(|| service.ended(from, &outcome)),
         }
     }
 
@@ -591,7 +595,7 @@ impl Worker {
             let outcome = Outcome { bytes_from_client, bytes_from_target, end: End::Moved };
             match report {
                 Report::Asker(done) => drop(done.send(outcome)),
-                Report::Service { service, from, .. } => service.ended(from, &outcome),
+                Report::Service { service, from, .. } => tell(|| service.ended(from, &outcome)),
             }
         }
         moved
@@ -658,6 +662,13 @@ fn guarded<T>(step: impl FnOnce() -> T) -> Option<T> {
             tracing::error!("a connection ended by a fault of the relay");
             None
         }
+    }
+}
+
+/// Tells a service something; its faults are not the worker's.
+fn tell(what: impl FnOnce()) {
+    if guarded(what).is_none() {
+        tracing::error!("a service did not hear what became of a connection");
     }
 }
 
