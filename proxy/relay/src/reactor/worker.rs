@@ -311,7 +311,10 @@ impl Worker {
             if !listener.armed && !listener.closing {
                 match self.poller.listen(listener_key(index), &listener.socket) {
                     Ok(()) => listener.armed = true,
-                    Err(error) => tracing::error!(%error, "a listener could not be armed"),
+                    Err(error) => {
+                        tracing::warn!(%error, "a listener could not be armed; it is tried again");
+                        self.paused_until = Some(self.now + ACCEPT_PAUSE);
+                    }
                 }
             }
         }
