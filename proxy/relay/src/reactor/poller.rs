@@ -155,7 +155,8 @@ impl Poller {
                 let data = epoll::EventData::new_u64(key.0);
                 // The copy first: one that fails for want of descriptors must leave nothing behind that is reported on.
                 let copy = listener.try_clone()?;
-                epoll::add(&poller.epoll, listener, data, epoll::EventFlags::IN)?;
+                // The set knows it by this descriptor's number, and so it is taken out again (epoll(7), question 1).
+                epoll::add(&poller.epoll, &copy, data, epoll::EventFlags::IN)?;
                 poller.listeners.push((key, copy));
                 Ok(())
             }
