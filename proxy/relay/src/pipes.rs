@@ -22,26 +22,30 @@ pub(crate) struct Pipes {
     /// Lent now.
     lent: usize,
     max: usize,
-    /// The system gave no further one: not asked again until one comes back.
-    refused: bool,
+    /// The system gave no further one, and is not asked for so many requests.
+    requests_to_skip: u32,
 }
 
 impl Pipes {
     pub(crate) fn new(max: usize) -> Self {
-        Self { free: Vec::new(), lent: 0, max, refused: false }
+        Self { free: Vec::new(), lent: 0, max, requests_to_skip: 0 }
     }
 }
 
 impl Lender<Pipe> for Pipes {
     /// An empty pipe, or none when there may be no more.
     fn lend(&mut self) -> Option<Pipe> {
-        if self.free.is_empty() && !self.refused && self.lent < self.max {
+        if self.free.is_empty() && self.lent < self.max {
+            if self.requests_to_skip > 0 {
+                self.requests_to_skip = self.requests_to_skip.saturating_sub(1);
+                return None;
+            }
             match make() {
                 Ok(pipe) => self.free.push(pipe),
                 Err(error) => {
                     // An unprivileged user has 64 of this size (pipe(7), /proc/sys/fs/pipe-user-pages-soft).
                     tracing::debug!(%error, lent = self.lent, "no further pipe; bytes are copied");
-                    self.refused = true;
+                    self.requests_to_skip = REQUESTS_SKIPPED;
                 }
             }
         }
@@ -53,7 +57,6 @@ impl Lender<Pipe> for Pipes {
     /// Takes an empty pipe back.
     fn give_back(&mut self, pipe: Pipe) {
         self.lent = self.lent.saturating_sub(1);
-        self.refused = false;
         if self.free.len() < KEPT_MAX {
             self.free.push(pipe);
         }
@@ -62,7 +65,7 @@ impl Lender<Pipe> for Pipes {
     /// Closes a pipe that holds bytes.
     fn destroy(&mut self, pipe: Pipe) {
         self.lent = self.lent.saturating_sub(1);
-        self.refused = false;
+        self.requests_to_skip = 0;
         drop(pipe);
     }
 
@@ -90,6 +93,10 @@ pub(crate) const PIPES_MAX: usize = 256;
 /// table of pages (10 KiB).
 const KEPT_MAX: usize = 16;
 
+/// After a refusal: some hundred mebibytes, so that asking costs nothing, and a moment until pipes are used again that
+/// somebody else has given back.
+const REQUESTS_SKIPPED: u32 = 1000;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -105,6 +112,15 @@ mod tests {
         pipes.give_back(b);
         pipes.give_back(c);
         assert_eq!(pipes.free.len(), 2);
+        assert!(pipes.lend().is_some());
+    }
+
+    #[test]
+    fn a_refusal_is_not_for_ever_even_if_no_pipe_is_out() {
+        let mut pipes = Pipes::new(2);
+        pipes.requests_to_skip = 2;
+        assert!(pipes.lend().is_none());
+        assert!(pipes.lend().is_none());
         assert!(pipes.lend().is_some());
     }
 }

@@ -42,8 +42,19 @@ impl Port {
         outgoing: Outgoing,
         features: Option<Features>,
     ) -> Self {
+        Self::plain(socket, Bytes::new()).with_tls(session, incoming, outgoing, features)
+    }
+
+    /// With TLS from now on.
+    pub(crate) fn with_tls(
+        self,
+        session: Session,
+        incoming: Vec<u8>,
+        outgoing: Outgoing,
+        features: Option<Features>,
+    ) -> Self {
         let tls = TlsPort::new(session, incoming, outgoing, features);
-        Self { tls: Some(Box::new(tls)), ..Self::plain(socket, Bytes::new()) }
+        Self { tls: Some(Box::new(tls)), ..self }
     }
 
     /// From another process; `tls` says, with the keys in the kernel, which ends have been said.

@@ -29,6 +29,8 @@ pub(crate) struct Opening {
     /// What came so far.
     bytes: Vec<u8>,
     phase: Phase,
+    /// The target's end has been seen coming while it was dialed.
+    target_ending: bool,
     features: Option<Features>,
 }
 
@@ -85,7 +87,8 @@ impl Opening {
         // The first event says when there is something.
         port.wait_for_event();
         let (bytes, phase) = (Vec::new(), Phase::Asking);
-        Self { port, from, service, deadline, place, bytes, phase, features }
+        let target_ending = false;
+        Self { port, from, service, deadline, place, bytes, phase, target_ending, features }
     }
 
     /// Whether there may be something to read that nobody has been told of.
@@ -102,6 +105,11 @@ impl Opening {
             Phase::Connecting { target, .. } => Some(target),
             Phase::Asking | Phase::Finishing(_) | Phase::Handshake(_) => None,
         }
+    }
+
+    /// An event of the target's socket.
+    pub(crate) fn target_ready(&mut self, ending: bool) {
+        self.target_ending |= ending;
     }
 
     /// The first step: some services need nothing from the client to know where it goes.
@@ -301,17 +309,19 @@ impl Opening {
         let Phase::Connecting { target, established, limits, place, tag } = phase else {
             return Step::Waits(self);
         };
-        let (socket, _) = self.port.into_parts();
+        // The same port: what events said of it, they do not say again.
         let client = match established {
-            None => Port::plain(socket, Bytes::from(self.bytes)),
+            None => self.port.with_pending(Bytes::from(self.bytes)),
             Some(established) => {
                 let Established { session, incoming, outgoing, .. } = *established;
-                Port::tls(socket, session, incoming, outgoing, self.features)
+                self.port.with_tls(session, incoming, outgoing, self.features)
             }
         };
+        let mut target = Port::plain(target, Bytes::new());
+        target.ready(true, true, self.target_ending);
         Step::Relay(Box::new(Ready {
             client,
-            target: Port::plain(target, Bytes::new()),
+            target,
             limits,
             place,
             tag,

@@ -153,8 +153,11 @@ impl Poller {
             Self::Ring(poller) => poller.ring.accept(listener.as_fd(), key.0),
             Self::Epoll(poller) => {
                 let data = epoll::EventData::new_u64(key.0);
-                epoll::add(&poller.epoll, listener, data, epoll::EventFlags::IN)?;
-                poller.listeners.push((key, listener.try_clone()?));
+                // The copy first: one that fails for want of descriptors must leave nothing behind that is reported on.
+                let copy = listener.try_clone()?;
+                // The set knows it by this descriptor's number, and so it is taken out again (epoll(7), question 1).
+                epoll::add(&poller.epoll, &copy, data, epoll::EventFlags::IN)?;
+                poller.listeners.push((key, copy));
                 Ok(())
             }
         }

@@ -208,6 +208,7 @@ impl Worker {
             (Some(Stage::Opening(opening)), Kind::Client) => {
                 opening.port.ready(readable, writable, closed);
             }
+            (Some(Stage::Opening(opening)), Kind::Target) => opening.target_ready(closed),
             (Some(Stage::Relaying(relaying)), Kind::Client) => {
                 relaying.stream.client.ready(readable, writable, closed);
             }
@@ -262,9 +263,12 @@ impl Worker {
             // Gone before we looked.
             Ok(None) | Err(_) => return,
         };
-        let Some(place) = service.admit(from) else { return };
-        let features = self.shared.ladder.kernel_tls();
-        let opening = Opening::new(socket, from, service, place, self.now, features);
+        let (features, now) = (self.shared.ladder.kernel_tls(), self.now);
+        let opening = guarded(|| {
+            let place = service.admit(from)?;
+            Some(Opening::new(socket, from, service, place, now, features))
+        });
+        let Some(opening) = opening.flatten() else { return };
         let who = self.insert();
         let Some(entry) = live(&mut self.table, who) else { return };
         let key = Key::new(Kind::Client, who.0, who.1);
@@ -307,7 +311,10 @@ impl Worker {
             if !listener.armed && !listener.closing {
                 match self.poller.listen(listener_key(index), &listener.socket) {
                     Ok(()) => listener.armed = true,
-                    Err(error) => tracing::error!(%error, "a listener could not be armed"),
+                    Err(error) => {
+                        tracing::warn!(%error, "a listener could not be armed; it is tried again");
+                        self.paused_until = Some(self.now + ACCEPT_PAUSE);
+                    }
                 }
             }
         }
@@ -398,7 +405,7 @@ impl Worker {
                             Some(_) => OpeningFault::Dial(io::ErrorKind::TimedOut.into()),
                             None => OpeningFault::TimedOut,
                         };
-                        opening.service.failed(opening.from, &fault);
+                        tell(|| opening.service.failed(opening.from, &fault));
                         self.discard(who, opening.port.socket(), opening.target().map(AsFd::as_fd));
                     }
                 }
@@ -476,13 +483,13 @@ impl Worker {
             }
             Some(Step::Dialing(opening)) => self.dialing(who, opening),
             Some(Step::Failed(opening, fault)) => {
-                opening.service.failed(opening.from, &fault);
+                tell(|| opening.service.failed(opening.from, &fault));
                 self.discard(who, opening.port.socket(), opening.target().map(AsFd::as_fd));
             }
             Some(Step::Relay(ready)) => self.relay_ready(who, *ready),
             Some(Step::Give(service, given)) => {
                 self.discard(who, given.socket.as_fd(), None);
-                service.give(*given);
+                tell(|| service.give(*given));
             }
             Some(Step::Refused(opening)) => self.discard(who, opening.port.socket(), None),
             None => self.forget(who),
@@ -504,7 +511,8 @@ impl Worker {
                 self.set_deadline(who, Some(deadline));
             }
             Err(error) => {
-                opening.service.failed(opening.from, &OpeningFault::Dial(error));
+                let fault = OpeningFault::Dial(error);
+                tell(|| opening.service.failed(opening.from, &fault));
                 self.discard(who, opening.port.socket(), None);
             }
         }
@@ -514,7 +522,7 @@ impl Worker {
         let Ready { client, target, limits, place, tag, from, service } = ready;
         let id = self.shared.next_id();
         if let Err(_full) = self.shared.enter_worker(id, self.number) {
-            service.failed(from, &OpeningFault::Full);
+            tell(|| service.failed(from, &OpeningFault::Full));
             client.abort();
             self.discard(who, client.socket(), Some(target.socket()));
             return;
@@ -567,7 +575,7 @@ impl Worker {
         match report {
             // Whoever asked may be gone.
             Report::Asker(done) => drop(done.send(outcome)),
-            Report::Service { service, from, .. } => service.ended(from, &outcome),
+            Report::Service { service, from, .. } => tell(|| service.ended(from, &outcome)),
         }
     }
 
@@ -590,7 +598,7 @@ impl Worker {
             let outcome = Outcome { bytes_from_client, bytes_from_target, end: End::Moved };
             match report {
                 Report::Asker(done) => drop(done.send(outcome)),
-                Report::Service { service, from, .. } => service.ended(from, &outcome),
+                Report::Service { service, from, .. } => tell(|| service.ended(from, &outcome)),
             }
         }
         moved
@@ -657,6 +665,13 @@ fn guarded<T>(step: impl FnOnce() -> T) -> Option<T> {
             tracing::error!("a connection ended by a fault of the relay");
             None
         }
+    }
+}
+
+/// Tells a service something; its faults are not the worker's.
+fn tell(what: impl FnOnce()) {
+    if guarded(what).is_none() {
+        tracing::error!("a service did not hear what became of a connection");
     }
 }
 
