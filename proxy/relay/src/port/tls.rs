@@ -159,9 +159,14 @@ impl TlsPort {
             let wire = buffer.get_mut(..filled).unwrap_or_default();
             let opened = session.open(wire, pieces, usize::MAX, &mut self.outgoing)?;
             let left = wire.get(opened.consumed..).unwrap_or_default();
+            let left_is_empty = left.is_empty();
             self.incoming = if opened.closed { Vec::new() } else { left.to_vec() };
             let count = chunk.len();
             if count > 0 || opened.closed {
+                // Now, not when it is next asked for: reads of one record look small, and small reads end bulk.
+                if self.receive == Receive::HereExactly && left_is_empty && !opened.closed {
+                    self.offload_receive(socket);
+                }
                 return Ok(count);
             }
         }
