@@ -475,7 +475,8 @@ impl TlsPort {
                 self.receive = Receive::Kernel { control: true, closed: false };
                 Err(error)
             }
-            Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+            // An empty record, which is allowed, or the end: the read that comes next tells them apart.
+            Ok(0) => Err(io::ErrorKind::InvalidInput.into()),
             other => other,
         }
     }
