@@ -197,6 +197,12 @@ impl TlsPort {
                     socket.readable = false;
                     return Err(error.into());
                 }
+                Err(error) if error.raw_os_error() == Some(libc::EBADMSG) => {
+                    return Err(Fault::Tls(rustls::Error::DecryptError).into());
+                }
+                Err(error) if is_broken(&error) => {
+                    return Err(Fault::Protocol("a broken record").into());
+                }
                 Err(error) => return Err(error.into()),
             };
             *control = false;
@@ -470,10 +476,10 @@ impl TlsPort {
         max: usize,
     ) -> io::Result<usize> {
         match socket.splice_in(pipe, max) {
-            // A record that is no data: the read that comes next has it.
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+            // A record that is no data, or is none at all: the read that comes next has it, and says so to the peer.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput || is_broken(&error) => {
                 self.receive = Receive::Kernel { control: true, closed: false };
-                Err(error)
+                Err(io::ErrorKind::InvalidInput.into())
             }
             // An empty record, which is allowed, or the end: the read that comes next tells them apart.
             Ok(0) => Err(io::ErrorKind::InvalidInput.into()),
@@ -512,6 +518,11 @@ fn attach(attached: &mut bool, socket: &Socket) -> io::Result<()> {
         *attached = true;
     }
     Ok(())
+}
+
+/// Whether the kernel says by this that a record does not open, or that its header is wrong.
+fn is_broken(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EBADMSG | libc::EINVAL | libc::EMSGSIZE))
 }
 
 /// How long what begins with `incoming` must be for a whole record, or for its header.
