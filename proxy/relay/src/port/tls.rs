@@ -211,6 +211,7 @@ impl TlsPort {
                     return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
                 }
                 (APPLICATION_DATA, count) => {
+                    self.opened_by_kernel(count);
                     chunk.set(count);
                     return Ok(count);
                 }
@@ -327,6 +328,14 @@ impl TlsPort {
         }
         self.transmit = Transmit::Kernel { guess: 0, announced: false };
         Ok(())
+    }
+
+    /// So many bytes came from the kernel: in how many records, it does not say, but in no fewer than these.
+    fn opened_by_kernel(&mut self, bytes: usize) {
+        if let Some(session) = &mut self.session {
+            let records = bytes.div_ceil(ktls::RECORD_BYTES_MAX);
+            session.count_data(u64::try_from(records).unwrap_or(u64::MAX));
+        }
     }
 
     /// So many bytes went to the kernel to be sealed.
@@ -483,7 +492,11 @@ impl TlsPort {
             }
             // An empty record, which is allowed, or the end: the read that comes next tells them apart.
             Ok(0) => Err(io::ErrorKind::InvalidInput.into()),
-            other => other,
+            Ok(count) => {
+                self.opened_by_kernel(count);
+                Ok(count)
+            }
+            Err(error) => Err(error),
         }
     }
 

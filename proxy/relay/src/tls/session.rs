@@ -86,6 +86,8 @@ pub struct Session {
     tx_sequence: u64,
     /// Key updates that the peer may still make; grows with what it sends.
     key_updates_left: u32,
+    /// Records of data since the last one was granted.
+    data_records: u64,
     peer_closed: bool,
     closed: bool,
     update_requested: bool,
@@ -147,6 +149,7 @@ impl Session {
             tx_sequence,
             tx_in_kernel: false,
             key_updates_left: KEY_UPDATES_BURST,
+            data_records: 0,
             peer_closed: false,
             closed: false,
             update_requested: false,
@@ -164,6 +167,7 @@ impl Session {
         out: &mut Outgoing,
     ) -> Result<Opened, Fault> {
         let mut opened = Opened { consumed: 0, closed: self.peer_closed };
+        let mut records = 0_u64;
         for _ in 0..records_max {
             if self.peer_closed {
                 break;
@@ -182,7 +186,9 @@ impl Session {
             opened.consumed = opened.consumed.saturating_add(length);
             let bytes = plain.payload.len();
             if plain.typ == ContentType::ApplicationData {
+                // A peer must not pay for changes of keys with records that carry nothing.
                 if bytes > 0 {
+                    records = records.saturating_add(1);
                     pieces.push(start..start.saturating_add(bytes));
                 }
             } else {
@@ -190,11 +196,19 @@ impl Session {
                 self.control(content_type, &payload, out)?;
             }
         }
+        self.count_data(records);
         opened.closed = self.peer_closed;
-        if self.rx_sequence % KEY_UPDATE_EVERY == 0 {
-            self.key_updates_left = self.key_updates_left.max(1);
-        }
         Ok(opened)
+    }
+
+    /// So many records of data came: who sends much may change keys more often.
+    pub(crate) fn count_data(&mut self, records: u64) {
+        self.data_records = self.data_records.saturating_add(records);
+        if self.data_records >= KEY_UPDATE_EVERY {
+            self.data_records = 0;
+            self.key_updates_left =
+                self.key_updates_left.saturating_add(1).min(KEY_UPDATES_BURST);
+        }
     }
 
     /// Works off a record that is no application data.
@@ -497,7 +511,7 @@ pub(crate) const RECORD_BYTES_MAX: usize = HEADER_BYTES + BODY_BYTES_MAX;
 const RECORDS_MAX: u64 = 1 << 24;
 /// Key updates that a peer may make at once; a careful one makes one in 2^24 records.
 const KEY_UPDATES_BURST: u32 = 32;
-/// One more is allowed after so many records.
+/// One more is allowed after so many records of data.
 const KEY_UPDATE_EVERY: u64 = 4096;
 /// Records that may wait before answers to key updates are put off until there is data to send.
 const ANSWERS_MAX: usize = 4;
