@@ -528,7 +528,6 @@ impl Side for Sim {
         Ok(())
     }
 
-
     fn close_write(&mut self) -> io::Result<()> {
         self.flush()?;
         self.interrupted()?;
