@@ -31,6 +31,9 @@ pub(crate) trait Side {
     }
     /// Says that no more bytes come.
     fn close_write(&mut self) -> io::Result<()>;
+    /// Whether a read of 0 would be the peer's word that it sends no more, and not what is left of a connection that broke
+    /// and has told so already.
+    fn end_is_certain(&self) -> bool;
     /// Whether the kernel can move bytes from here now without us; may arrange that it can.
     fn prepare_splice_in(&mut self) -> bool;
     /// The same for bytes to here.
@@ -67,8 +70,8 @@ pub(crate) struct Direction<Pipe> {
     moved: u64,
     /// Bytes that came in large reads, one after the other.
     run: usize,
-    /// A write to the reader's socket has been told that the connection broke. Whoever asks first is told (tcp(7),
-    /// SO_ERROR); a read is then told of an end that is none.
+    /// A write to the reader's socket failed. The error of a reset goes to whoever asks first (tcp(7), SO_ERROR), and a
+    /// splice that has moved a part drops it (Linux `splice_to_socket`): a read is then told of an end that is none.
     reader_broken: Option<io::ErrorKind>,
 }
 
@@ -195,7 +198,7 @@ impl<Pipe> Direction<Pipe> {
         let count = reader.read(&mut kit.chunk, max)?;
         self.note(count);
         if count == 0 {
-            return self.reader_ended();
+            return self.reader_ended(reader);
         }
         match writer.write(&mut kit.chunk) {
             Ok(took) => {
@@ -219,7 +222,7 @@ impl<Pipe> Direction<Pipe> {
         match reader.splice_in(&pipe, PIPE_BYTES) {
             Ok(0) => {
                 kit.pipes.give_back(pipe);
-                self.reader_ended()
+                self.reader_ended(reader)
             }
             Ok(held) => {
                 self.note(held);
@@ -238,8 +241,10 @@ impl<Pipe> Direction<Pipe> {
         }
     }
 
-    fn reader_ended(&mut self) -> io::Result<usize> {
-        if let Some(kind) = self.reader_broken {
+    fn reader_ended(&mut self, reader: &impl Side) -> io::Result<usize> {
+        if let Some(kind) = self.reader_broken
+            && !reader.end_is_certain()
+        {
             return Err(kind.into());
         }
         self.state = State::Closing;
@@ -309,12 +314,7 @@ impl<Pipe> Direction<Pipe> {
 
     /// The opposite direction could not write to our reader.
     pub(crate) fn reader_refused(&mut self, kind: io::ErrorKind) {
-        use io::ErrorKind::{BrokenPipe, NotConnected, WriteZero};
-        // These say that bytes cannot go there any more, not that some from there were lost: a reset after the peer's end
-        // is EPIPE.
-        if !matches!(kind, BrokenPipe | NotConnected | WriteZero) {
-            self.reader_broken = Some(kind);
-        }
+        self.reader_broken = Some(kind);
     }
 
     /// Gives up what is held.

@@ -17,7 +17,7 @@ use crate::ktls::Features;
 use crate::pipes::Pipe;
 use crate::tls::session::{Outgoing, Session};
 
-use self::socket::Socket;
+use self::socket::{Readiness, Socket};
 use self::tls::TlsPort;
 
 /// One side of a stream.
@@ -91,8 +91,8 @@ impl Port {
     }
 
     /// What an event says.
-    pub(crate) fn ready(&mut self, readable: bool, writable: bool, ending: bool) {
-        self.socket.ready(readable, writable, ending);
+    pub(crate) fn ready(&mut self, says: Readiness) {
+        self.socket.ready(says);
     }
 
     /// Nothing is tried before an event.
@@ -182,6 +182,11 @@ impl Side for Port {
             None => self.socket.shut(),
             Some(tls) => tls.close_write(&mut self.socket),
         }
+    }
+
+    fn end_is_certain(&self) -> bool {
+        // TLS has a word for it.
+        self.tls.is_some() || self.socket.has_ended()
     }
 
     fn prepare_splice_in(&mut self) -> bool {

@@ -19,11 +19,24 @@ pub(crate) struct Socket {
     pub(crate) writable: bool,
     /// The peer's end has been seen coming: there is something to read until a read says so.
     ending: bool,
+    /// The peer has said that it sends no more, when nothing was broken yet.
+    ended: bool,
+}
+
+/// What an event says of a socket.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Readiness {
+    pub(crate) readable: bool,
+    pub(crate) writable: bool,
+    /// The peer has closed its half.
+    pub(crate) closed: bool,
+    /// The connection is gone: closed both ways, or broken.
+    pub(crate) gone: bool,
 }
 
 impl Socket {
     pub(crate) fn new(fd: OwnedFd) -> Self {
-        Self { fd, readable: true, writable: true, ending: false }
+        Self { fd, readable: true, writable: true, ending: false, ended: false }
     }
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
@@ -35,10 +48,16 @@ impl Socket {
     }
 
     /// What an event says.
-    pub(crate) fn ready(&mut self, readable: bool, writable: bool, ending: bool) {
-        self.readable |= readable;
-        self.writable |= writable;
-        self.ending |= ending;
+    pub(crate) fn ready(&mut self, says: Readiness) {
+        self.readable |= says.readable || says.closed || says.gone;
+        self.writable |= says.writable || says.gone;
+        self.ending |= says.closed || says.gone;
+        self.ended |= says.closed && !says.gone;
+    }
+
+    /// Whether the peer's end came in order, whatever came after it.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended
     }
 
     /// A read gave so many bytes of `room`.

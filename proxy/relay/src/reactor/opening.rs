@@ -15,6 +15,7 @@ use crate::chunk::Chunk;
 use crate::direction::Side as _;
 use crate::ktls::Features;
 use crate::port::Port;
+use crate::port::socket::Readiness;
 use crate::service::{Given, Next, OpeningFault, Place, Service};
 use crate::tls::session::Outgoing;
 use crate::tls::{Established, Handshake};
@@ -29,8 +30,8 @@ pub(crate) struct Opening {
     /// What came so far.
     bytes: Vec<u8>,
     phase: Phase,
-    /// The target's end has been seen coming while it was dialed.
-    target_ending: bool,
+    /// What events said of the target while it was dialed.
+    target_says: Readiness,
     features: Option<Features>,
 }
 
@@ -87,8 +88,8 @@ impl Opening {
         // The first event says when there is something.
         port.wait_for_event();
         let (bytes, phase) = (Vec::new(), Phase::Asking);
-        let target_ending = false;
-        Self { port, from, service, deadline, place, bytes, phase, target_ending, features }
+        let target_says = Readiness::default();
+        Self { port, from, service, deadline, place, bytes, phase, target_says, features }
     }
 
     /// Whether there may be something to read that nobody has been told of.
@@ -108,8 +109,12 @@ impl Opening {
     }
 
     /// An event of the target's socket.
-    pub(crate) fn target_ready(&mut self, ending: bool) {
-        self.target_ending |= ending;
+    pub(crate) fn target_ready(&mut self, says: Readiness) {
+        let Readiness { readable, writable, closed, gone } = &mut self.target_says;
+        *readable |= says.readable;
+        *writable |= says.writable;
+        *closed |= says.closed;
+        *gone |= says.gone;
     }
 
     /// The first step: some services need nothing from the client to know where it goes.
@@ -318,7 +323,7 @@ impl Opening {
             }
         };
         let mut target = Port::plain(target, Bytes::new());
-        target.ready(true, true, self.target_ending);
+        target.ready(self.target_says);
         Step::Relay(Box::new(Ready {
             client,
             target,

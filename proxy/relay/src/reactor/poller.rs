@@ -8,6 +8,7 @@ use std::time::Duration;
 use rustix::event::epoll;
 use rustix::event::{EventfdFlags, Timespec};
 
+use crate::port::socket::Readiness;
 use crate::sys::ring::{Completion, Ring};
 
 /// Names what an event is about: kind, place in the slab, and the place's generation, so that an event for a connection
@@ -62,9 +63,7 @@ pub(crate) enum Event {
     },
     Ready {
         key: Key,
-        readable: bool,
-        writable: bool,
-        closed: bool,
+        says: Readiness,
     },
     /// Events of this key come no more until it is watched again.
     Unarmed {
@@ -236,12 +235,13 @@ impl RingPoller {
 fn ready(key: Key, result: i32) -> Option<Event> {
     let flags = i16::try_from(result).ok().filter(|flags| *flags >= 0)?;
     let has = |mask: i16| flags & mask != 0;
-    Some(Event::Ready {
-        key,
-        readable: has(libc::POLLIN | libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR),
-        writable: has(libc::POLLOUT | libc::POLLHUP | libc::POLLERR),
-        closed: has(libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR),
-    })
+    let says = Readiness {
+        readable: has(libc::POLLIN),
+        writable: has(libc::POLLOUT),
+        closed: has(libc::POLLRDHUP),
+        gone: has(libc::POLLHUP | libc::POLLERR),
+    };
+    Some(Event::Ready { key, says })
 }
 
 /// The epoll side.
@@ -269,17 +269,17 @@ impl Epoll {
         for event in &self.events {
             let (key, flags) = (Key(event.data.u64()), event.flags);
             let has = |wanted: epoll::EventFlags| flags.intersects(wanted);
-            let closed = epoll::EventFlags::RDHUP | epoll::EventFlags::HUP | epoll::EventFlags::ERR;
             match key.kind() {
                 Kind::Listener => accept_some(&self.listeners, key, events),
-                Kind::Client | Kind::Target | Kind::Wake => events.push(Event::Ready {
-                    key,
-                    readable: has(epoll::EventFlags::IN | closed),
-                    writable: has(epoll::EventFlags::OUT
-                        | epoll::EventFlags::HUP
-                        | epoll::EventFlags::ERR),
-                    closed: has(closed),
-                }),
+                Kind::Client | Kind::Target | Kind::Wake => {
+                    let says = Readiness {
+                        readable: has(epoll::EventFlags::IN),
+                        writable: has(epoll::EventFlags::OUT),
+                        closed: has(epoll::EventFlags::RDHUP),
+                        gone: has(epoll::EventFlags::HUP | epoll::EventFlags::ERR),
+                    };
+                    events.push(Event::Ready { key, says });
+                }
             }
         }
         Ok(())

@@ -22,6 +22,7 @@ use crate::chunk::Chunk;
 use crate::direction::Kit;
 use crate::pipes::{PIPES_MAX, Pipes};
 use crate::port::Port;
+use crate::port::socket::Readiness;
 use crate::service::{OpeningFault, Place, Service};
 use crate::stream::{Stream, Turn};
 use crate::upgrade::Moved;
@@ -190,30 +191,30 @@ impl Worker {
                 Ok(socket) => self.accepted(key, socket),
                 Err(error) => self.accept_failed(&error),
             },
-            Event::Ready { key, readable, writable, closed } => {
+            Event::Ready { key, says } => {
                 if key.kind() == Kind::Wake {
                     self.inbox.woken();
                 } else {
-                    self.socket_ready(key, readable, writable, closed);
+                    self.socket_ready(key, says);
                 }
             }
             Event::Unarmed { key } => self.rearm(key),
         }
     }
 
-    fn socket_ready(&mut self, key: Key, readable: bool, writable: bool, closed: bool) {
+    fn socket_ready(&mut self, key: Key, says: Readiness) {
         let who = (key.index(), key.generation());
         let Some(entry) = live(&mut self.table, who) else { return };
         match (&mut entry.stage, key.kind()) {
             (Some(Stage::Opening(opening)), Kind::Client) => {
-                opening.port.ready(readable, writable, closed);
+                opening.port.ready(says);
             }
-            (Some(Stage::Opening(opening)), Kind::Target) => opening.target_ready(closed),
+            (Some(Stage::Opening(opening)), Kind::Target) => opening.target_ready(says),
             (Some(Stage::Relaying(relaying)), Kind::Client) => {
-                relaying.stream.client.ready(readable, writable, closed);
+                relaying.stream.client.ready(says);
             }
             (Some(Stage::Relaying(relaying)), Kind::Target) => {
-                relaying.stream.target.ready(readable, writable, closed);
+                relaying.stream.target.ready(says);
             }
             (Some(Stage::Opening(_)), _) | (Some(Stage::Relaying(_)), _) | (None, _) => {}
         }
