@@ -402,6 +402,8 @@ impl TlsPort {
         if std::mem::replace(&mut self.closed, true) {
             return;
         }
+        // A record that the kernel could not open has left its error on the socket, which would keep the alert from leaving.
+        socket.forget_error();
         let told = match (&self.transmit, &mut self.session) {
             (Transmit::Kernel { .. }, _) => {
                 let alert = ktls::encode_alert(alert);
