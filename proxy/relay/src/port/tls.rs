@@ -262,7 +262,7 @@ impl TlsPort {
         self.flush(socket)?;
         let count = chunk.len();
         let session = self.session.as_mut().ok_or(io::ErrorKind::InvalidInput)?;
-        let (slices, wire) = chunk.to_seal();
+        let (slices, wire) = chunk.for_sealing();
         session.seal(slices, wire)?;
         let mut sent = 0_usize;
         while let Some(rest @ [_, ..]) = wire.bytes().get(sent..) {

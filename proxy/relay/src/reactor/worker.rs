@@ -1,6 +1,8 @@
 //! One worker: waits for events, then drives each connection that has some, each for a bounded turn. Events are all
 //! collected before any is handled, so that handling one cannot make another stale. A connection has one entry in
 //! the table; an event for a connection that has gone is known by its generation.
+//!
+//! - [`listen`]: where they come from; [`end`]: how they end
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -27,6 +29,11 @@ use crate::service::{OpeningFault, Place, Service};
 use crate::stream::{Stream, Turn};
 use crate::upgrade::Moved;
 use crate::{End, Meters, Outcome, Shared, StreamId};
+
+mod end;
+mod listen;
+
+use self::listen::Listener;
 
 /// What the control plane asks.
 pub(crate) enum Command {
@@ -111,14 +118,6 @@ struct Relaying {
 enum Report {
     Asker(oneshot::Sender<Outcome>),
     Service { service: Arc<dyn Service>, from: SocketAddr, _place: Option<Place> },
-}
-
-struct Listener {
-    socket: OwnedFd,
-    service: Arc<dyn Service>,
-    armed: bool,
-    /// Accepts no more; kept for what the kernel has accepted already.
-    closing: bool,
 }
 
 impl Worker {
@@ -253,74 +252,6 @@ impl Worker {
         }
     }
 
-    fn accepted(&mut self, key: Key, socket: OwnedFd) {
-        let Some(listener) = self.listeners.get(key.index() as usize) else { return };
-        let service = Arc::clone(&listener.service);
-        let from = match rustix::net::getpeername(&socket) {
-            Ok(Some(address)) => match SocketAddr::try_from(address) {
-                Ok(from) => from,
-                Err(_) => return,
-            },
-            // Gone before we looked.
-            Ok(None) | Err(_) => return,
-        };
-        let (features, now) = (self.shared.ladder.kernel_tls(), self.now);
-        let opening = guarded(|| {
-            let place = service.admit(from)?;
-            Some(Opening::new(socket, from, service, place, now, features))
-        });
-        let Some(opening) = opening.flatten() else { return };
-        let who = self.insert();
-        let Some(entry) = live(&mut self.table, who) else { return };
-        let key = Key::new(Kind::Client, who.0, who.1);
-        if let Err(error) = self.poller.watch(key, opening.port.socket()) {
-            self.table.remove(who.0 as usize);
-            tracing::warn!(%error, "a new connection could not be watched");
-            return;
-        }
-        entry.deadline = Some(opening.deadline);
-        self.timers.set(who, None, opening.deadline);
-        let step = guarded(|| opening.begin());
-        self.took(who, step);
-    }
-
-    fn accept_failed(&mut self, error: &io::Error) {
-        use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
-        if matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
-            || error.raw_os_error() == Some(libc::ECANCELED)
-        {
-            return;
-        }
-        if self.paused_until.is_none() {
-            // Out of descriptors or memory: connections that end give them back.
-            tracing::warn!(%error, "connections cannot be accepted for a moment");
-            metrics::counter!("postern_relay_accept_pauses_total").increment(1);
-        }
-        for (index, listener) in self.listeners.iter_mut().enumerate() {
-            if listener.armed {
-                listener.armed = self.poller.unlisten(listener_key(index));
-            }
-        }
-        self.paused_until = Some(self.now + ACCEPT_PAUSE);
-    }
-
-    fn arm_listeners(&mut self) {
-        if self.paused_until.is_some() || self.stopping {
-            return;
-        }
-        for (index, listener) in self.listeners.iter_mut().enumerate() {
-            if !listener.armed && !listener.closing {
-                match self.poller.listen(listener_key(index), &listener.socket) {
-                    Ok(()) => listener.armed = true,
-                    Err(error) => {
-                        tracing::warn!(%error, "a listener could not be armed; it is tried again");
-                        self.paused_until = Some(self.now + ACCEPT_PAUSE);
-                    }
-                }
-            }
-        }
-    }
-
     /// A fresh entry.
     fn insert(&mut self) -> Who {
         self.generation = self.generation.wrapping_add(1);
@@ -361,23 +292,6 @@ impl Worker {
                 Command::Leave(taker) => drop(taker.send(self.leave())),
                 Command::Stop => self.stopping = true,
             }
-        }
-    }
-
-    fn unlisten(&mut self) {
-        for (index, listener) in self.listeners.iter_mut().enumerate() {
-            listener.closing = true;
-            if listener.armed {
-                listener.armed = self.poller.unlisten(listener_key(index));
-            }
-        }
-        self.drop_closed_listeners();
-    }
-
-    fn drop_closed_listeners(&mut self) {
-        // All or none, since their places are their names.
-        if self.listeners.iter().all(|listener| listener.closing && !listener.armed) {
-            self.listeners.clear();
         }
     }
 
@@ -562,94 +476,6 @@ impl Worker {
             self.finish(who, End::Failed(error));
         }
     }
-
-    /// Ends a relayed stream and reports it.
-    fn finish(&mut self, who: Who, end: End) {
-        let Some(entry) = live(&mut self.table, who) else { return };
-        let Some(Stage::Relaying(relaying)) = entry.stage.take() else { return };
-        let Relaying { id, stream, report, .. } = *relaying;
-        let (outcome, [client, target]) = stream.part(end, &mut self.kit);
-        self.ids.remove(&id);
-        self.discard(who, client.socket(), Some(target.socket()));
-        drop((client, target));
-        self.shared.leave(id);
-        match report {
-            // Whoever asked may be gone.
-            Report::Asker(done) => drop(done.send(outcome)),
-            Report::Service { service, from, .. } => tell(|| service.ended(from, &outcome)),
-        }
-    }
-
-    /// Takes apart every stream that another process can go on with.
-    fn leave(&mut self) -> Vec<Moved> {
-        let mut moved = Vec::new();
-        for who in self.everyone() {
-            let Some(entry) = live(&mut self.table, who) else { continue };
-            let Some(Stage::Relaying(relaying)) = &mut entry.stage else { continue };
-            if !relaying.stream.make_movable() {
-                continue;
-            }
-            let Some(Stage::Relaying(relaying)) = entry.stage.take() else { continue };
-            let Relaying { id, stream, tag, report } = *relaying;
-            let (bytes_from_client, bytes_from_target) = stream.moved();
-            self.ids.remove(&id);
-            self.discard(who, stream.client.socket(), Some(stream.target.socket()));
-            self.shared.leave(id);
-            moved.push(stream.into_moved(tag, &mut self.kit));
-            let outcome = Outcome { bytes_from_client, bytes_from_target, end: End::Moved };
-            match report {
-                Report::Asker(done) => drop(done.send(outcome)),
-                Report::Service { service, from, .. } => tell(|| service.ended(from, &outcome)),
-            }
-        }
-        moved
-    }
-
-    fn everyone(&self) -> Vec<Who> {
-        self.table
-            .iter()
-            .filter_map(|(index, entry)| Some((u32::try_from(index).ok()?, entry.generation)))
-            .collect()
-    }
-
-    /// Frees an entry whose sockets are about to be closed.
-    fn discard(
-        &mut self,
-        who: Who,
-        client: std::os::fd::BorrowedFd<'_>,
-        target: Option<std::os::fd::BorrowedFd<'_>>,
-    ) {
-        let Some(entry) = live(&mut self.table, who) else { return };
-        self.poller.unwatch(Key::new(Kind::Client, who.0, who.1), client);
-        if let (true, Some(target)) = (entry.watches_target, target) {
-            self.poller.unwatch(Key::new(Kind::Target, who.0, who.1), target);
-        }
-        self.timers.clear(who, entry.deadline);
-        self.table.remove(who.0 as usize);
-        // The ring must hear of it before the descriptors' numbers can be used again.
-        if let Err(error) = self.poller.settle() {
-            tracing::debug!(%error, "a watch could not be taken back");
-        }
-    }
-
-    /// Frees an entry whose sockets are gone.
-    fn forget(&mut self, who: Who) {
-        let Some(entry) = live(&mut self.table, who) else { return };
-        self.timers.clear(who, entry.deadline);
-        let watches_target = entry.watches_target;
-        self.table.remove(who.0 as usize);
-        self.poller.unwatch_gone(Key::new(Kind::Client, who.0, who.1));
-        if watches_target {
-            self.poller.unwatch_gone(Key::new(Kind::Target, who.0, who.1));
-        }
-    }
-
-    fn end_all(&mut self) {
-        self.unlisten();
-        for who in self.everyone() {
-            self.finish(who, End::Cut);
-        }
-    }
 }
 
 impl Shared {
@@ -687,11 +513,5 @@ fn queue(ready: &mut VecDeque<Who>, entry: &mut Entry, who: Who) {
     }
 }
 
-fn listener_key(index: usize) -> Key {
-    Key::new(Kind::Listener, u32::try_from(index).unwrap_or(u32::MAX), 0)
-}
-
 /// Commands between two looks at the sockets.
 const COMMANDS_PER_TURN: usize = 256;
-/// Long enough not to spin, short enough not to be felt.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
