@@ -211,7 +211,7 @@ impl Session {
             InboundOpaqueMessage::new(ContentType::ApplicationData, ProtocolVersion::TLSv1_2, body);
         let plain = self.opener.decrypt(opaque, self.rx_sequence)?;
         self.rx_sequence = self.rx_sequence.saturating_add(1);
-        if self.rx_sequence % KEY_UPDATE_EVERY == 0 {
+        if self.rx_sequence.is_multiple_of(KEY_UPDATE_EVERY) {
             self.key_updates_left = self.key_updates_left.max(1);
         }
         let bytes = plain.payload.len();
