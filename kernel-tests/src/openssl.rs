@@ -58,6 +58,11 @@ pub(crate) fn connect(role: Role, suite: Suite, manner: Manner) -> (Near, OpenSs
 }
 
 impl OpenSsl {
+    /// A client of whoever listens there.
+    pub(crate) fn client(address: &str, suite: Suite, manner: Manner) -> Self {
+        Self::start("s_client", &["-connect", address], suite, manner)
+    }
+
     fn start(program: &str, arguments: &[&str], suite: Suite, manner: Manner) -> Self {
         // Ours are named TLS13_…, OpenSSL's TLS_…
         let suites = format!("{:?}", suite.cipher_suite()).replace("TLS13", "TLS");

@@ -31,7 +31,7 @@ mod quota;
 mod register;
 mod route;
 mod serve;
-mod sniff;
+pub mod sniff;
 mod stray;
 mod tunnel;
 mod user;

@@ -1,5 +1,5 @@
 //! Learns from a connection's first bytes what it wants, before any cryptography. Pure: bytes in, names out.
-//! Called by [`crate::door`]; next on the path: [`crate::route`].
+//! Called by the door for each connection; what the names ask for is `route`'s. Public to be measured by `bench`.
 
 use std::io;
 
@@ -7,15 +7,15 @@ use rustls::server::Acceptor;
 
 /// What a ClientHello says about where the connection should go.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Hello {
+pub struct Hello {
     /// Server name, as sent.
-    pub(crate) sni: Option<String>,
-    pub(crate) alpn: Vec<Vec<u8>>,
+    pub sni: Option<String>,
+    pub alpn: Vec<Vec<u8>>,
 }
 
 /// Why nothing was learnt; always by the peer's fault.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum SniffError {
+pub enum SniffError {
     #[error("it speaks HTTP without TLS")]
     Http,
     #[error("it speaks SSH without TLS")]
@@ -27,7 +27,10 @@ pub(crate) enum SniffError {
 }
 
 /// Looks at what a connection has sent so far. None: not whole yet.
-pub(crate) fn look(bytes: &[u8]) -> Result<Option<Hello>, SniffError> {
+///
+/// # Errors
+/// It is no ClientHello, or none that anybody sends.
+pub fn look(bytes: &[u8]) -> Result<Option<Hello>, SniffError> {
     let mut end = 0_usize;
     for record in 0..RECORDS_MAX {
         let rest = bytes.get(end..).unwrap_or_default();

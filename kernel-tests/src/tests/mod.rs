@@ -7,6 +7,7 @@ mod close;
 mod control;
 mod openssl;
 mod rekey;
+mod relay;
 mod segments;
 mod tamper;
 
@@ -23,6 +24,10 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Test> {
         rekey::TESTS,
         openssl::TESTS,
         segments::TESTS,
+        relay::bulk::TESTS,
+        relay::ends::TESTS,
+        relay::keys::TESTS,
+        relay::upgrade::TESTS,
     ]
     .into_iter()
     .flatten()

@@ -189,6 +189,7 @@ impl Stream<Port> {
         for direction in [&self.from_client, &self.from_target] {
             direction.forget_held(kit);
         }
+        kit.held = kit.held.saturating_sub(self.backlog);
         Moved {
             sides: (self.client, self.target),
             directions: (self.from_client, self.from_target),

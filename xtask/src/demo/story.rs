@@ -260,6 +260,8 @@ fn look_back(cluster: &Cluster, narrator: &mut Narrator) -> Result<()> {
                 cluster.run(notes, &["postern", "status", "--data-dir", &cluster.file(name)])?;
             notes.output(&said);
             ensure!(said.contains(CLUSTER), "the status does not name the cluster");
+            let is_proxy = name == "bastion";
+            ensure!(!is_proxy || said.contains("data plane "), "the status does not name the rung");
         }
         Ok(())
     })

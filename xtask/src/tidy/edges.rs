@@ -9,7 +9,7 @@ use super::Finding;
 /// Who may use whom. `postern` is the daemon's package: the only one that sees proxy, node and auth together.
 const ALLOWED: &[(&str, &[&str])] = &[
     ("auth", &["net", "pki", "policy", "proto"]),
-    ("bench", &["net", "pki", "policy", "proto", "relay"]),
+    ("bench", &["net", "pki", "policy", "proto", "proxy", "relay"]),
     ("cli", &[]),
     ("kernel-tests", &["relay"]),
     ("net", &["pki", "proto"]),

@@ -143,6 +143,13 @@ impl Socket {
         }
     }
 
+    /// Takes the error off that the kernel keeps for the next call.
+    pub(crate) fn forget_error(&self) {
+        if let Ok(Err(error)) = sockopt::socket_error(&self.fd) {
+            tracing::debug!(%error, "a socket's error is passed over");
+        }
+    }
+
     /// Whether the connection is broken. With kernel TLS a write to a broken one is taken and leads nowhere.
     pub(crate) fn is_broken(&self) -> bool {
         self.ending && matches!(sockopt::socket_error(&self.fd), Ok(Err(_)) | Err(_))

@@ -161,9 +161,14 @@ impl TlsPort {
             let wire = buffer.get_mut(..filled).unwrap_or_default();
             let opened = session.open(wire, pieces, usize::MAX, &mut self.outgoing)?;
             let left = wire.get(opened.consumed..).unwrap_or_default();
+            let left_is_empty = left.is_empty();
             self.incoming = if opened.closed { Vec::new() } else { left.to_vec() };
             let count = chunk.len();
             if count > 0 || opened.closed {
+                // Now, not when it is next asked for: reads of one record look small, and small reads end bulk.
+                if self.receive == Receive::HereExactly && left_is_empty && !opened.closed {
+                    self.offload_receive(socket);
+                }
                 return Ok(count);
             }
         }
@@ -194,6 +199,12 @@ impl TlsPort {
                     socket.readable = false;
                     return Err(error.into());
                 }
+                Err(error) if error.raw_os_error() == Some(libc::EBADMSG) => {
+                    return Err(Fault::Tls(rustls::Error::DecryptError).into());
+                }
+                Err(error) if is_broken(&error) => {
+                    return Err(Fault::Protocol("a broken record").into());
+                }
                 Err(error) => return Err(error.into()),
             };
             *control = false;
@@ -202,6 +213,7 @@ impl TlsPort {
                     return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
                 }
                 (APPLICATION_DATA, count) => {
+                    self.opened_by_kernel(count);
                     chunk.set(count);
                     return Ok(count);
                 }
@@ -344,6 +356,14 @@ impl TlsPort {
         Ok(())
     }
 
+    /// So many bytes came from the kernel: in how many records, it does not say, but in no fewer than these.
+    fn opened_by_kernel(&mut self, bytes: usize) {
+        if let Some(session) = &mut self.session {
+            let records = bytes.div_ceil(ktls::RECORD_BYTES_MAX);
+            session.count_data(u64::try_from(records).unwrap_or(u64::MAX));
+        }
+    }
+
     /// So many bytes went to the kernel to be sealed.
     fn sealed(&mut self, bytes: usize) {
         if let Transmit::Kernel { guess, .. } = &mut self.transmit {
@@ -382,6 +402,8 @@ impl TlsPort {
         if std::mem::replace(&mut self.closed, true) {
             return;
         }
+        // A record that the kernel could not open has left its error on the socket, which would keep the alert from leaving.
+        socket.forget_error();
         let told = match (&self.transmit, &mut self.session) {
             (Transmit::Kernel { .. }, _) => {
                 let alert = ktls::encode_alert(alert);
@@ -491,13 +513,18 @@ impl TlsPort {
         max: usize,
     ) -> io::Result<usize> {
         match socket.splice_in(pipe, max) {
-            // A record that is no data: the read that comes next has it.
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+            // A record that is no data, or is none at all: the read that comes next has it, and says so to the peer.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput || is_broken(&error) => {
                 self.receive = Receive::Kernel { control: true, closed: false };
-                Err(error)
+                Err(io::ErrorKind::InvalidInput.into())
             }
-            Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
-            other => other,
+            // An empty record, which is allowed, or the end: the read that comes next tells them apart.
+            Ok(0) => Err(io::ErrorKind::InvalidInput.into()),
+            Ok(count) => {
+                self.opened_by_kernel(count);
+                Ok(count)
+            }
+            Err(error) => Err(error),
         }
     }
 
@@ -532,6 +559,11 @@ fn attach(attached: &mut bool, socket: &Socket) -> io::Result<()> {
         *attached = true;
     }
     Ok(())
+}
+
+/// Whether the kernel says by this that a record does not open, or that its header is wrong.
+fn is_broken(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EBADMSG | libc::EINVAL | libc::EMSGSIZE))
 }
 
 /// How long what begins with `incoming` must be for a whole record, or for its header.

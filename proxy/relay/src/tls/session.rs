@@ -92,6 +92,8 @@ pub struct Session {
     empty_records_left: u32,
     /// Why no further record can be opened, when ones before it were in the same call.
     fault: Option<Fault>,
+    /// Records of data since the last one was granted.
+    data_records: u64,
     peer_closed: bool,
     closed: bool,
     update_requested: bool,
@@ -155,6 +157,7 @@ impl Session {
             key_updates_left: KEY_UPDATES_BURST,
             empty_records_left: EMPTY_RECORDS_MAX,
             fault: None,
+            data_records: 0,
             peer_closed: false,
             closed: false,
             update_requested: false,
@@ -211,12 +214,10 @@ impl Session {
             InboundOpaqueMessage::new(ContentType::ApplicationData, ProtocolVersion::TLSv1_2, body);
         let plain = self.opener.decrypt(opaque, self.rx_sequence)?;
         self.rx_sequence = self.rx_sequence.saturating_add(1);
-        if self.rx_sequence.is_multiple_of(KEY_UPDATE_EVERY) {
-            self.key_updates_left = self.key_updates_left.max(1);
-        }
         let bytes = plain.payload.len();
         if plain.typ == ContentType::ApplicationData && bytes > 0 {
             self.empty_records_left = EMPTY_RECORDS_MAX;
+            self.count_data(1);
             pieces.push(start..start.saturating_add(bytes));
             return Ok(length);
         }
@@ -226,6 +227,15 @@ impl Session {
             self.control(content_type, &payload, out)?;
         }
         Ok(length)
+    }
+
+    /// So many records of data came: who sends much may change keys more often.
+    pub(crate) fn count_data(&mut self, records: u64) {
+        self.data_records = self.data_records.saturating_add(records);
+        if self.data_records >= KEY_UPDATE_EVERY {
+            self.data_records = 0;
+            self.key_updates_left = self.key_updates_left.saturating_add(1).min(KEY_UPDATES_BURST);
+        }
     }
 
     /// Works off a record that is no application data.
