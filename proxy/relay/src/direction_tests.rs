@@ -8,9 +8,11 @@ use super::*;
 use crate::stream::{Stream, TURN_BYTES, Turn};
 use crate::{End, Limits};
 
-#[path = "direction_sim.rs"]
+#[path = "sim/mod.rs"]
 mod sim;
-use sim::{Flavour, Net, Pipes, Sim};
+use sim::net::{Flavour, Net};
+use sim::pipes::Pipes;
+use sim::side::Sim;
 
 /// A stream between two simulated sockets, and the network beyond them.
 struct Run {
@@ -32,7 +34,7 @@ impl Run {
     }
 
     /// Until it ends, or nothing can happen any more.
-    fn to_the_end(mut self) -> (Option<End>, Net) {
+    fn finish(mut self) -> (Option<End>, Net) {
         let mut quiet = 0;
         while quiet < QUIET_STEPS {
             let acted = self.net.act();
@@ -92,7 +94,7 @@ impl Drop for Seed {
 fn each_seed(flavour: Flavour, count: u64, check: impl Fn(Option<End>, &Net)) {
     for seed in 0..count {
         let _named = Seed(flavour, seed);
-        let (end, net) = Run::new(seed, flavour).to_the_end();
+        let (end, net) = Run::new(seed, flavour).finish();
         check(end, &net);
     }
 }
@@ -102,7 +104,7 @@ fn everything_arrives_where_both_ends_close_in_order() {
     let (mut bytes, mut spliced) = (0, 0);
     for seed in 0..SEEDS {
         let _named = Seed(Flavour::Orderly, seed);
-        let (end, net) = Run::new(seed, Flavour::Orderly).to_the_end();
+        let (end, net) = Run::new(seed, Flavour::Orderly).finish();
         assert!(matches!(end, Some(End::Closed)), "{end:?}");
         assert!(net.is_delivered(), "bytes are missing");
         bytes += net.given().into_iter().sum::<u64>();

@@ -164,19 +164,20 @@ fn sessions() -> (Session, Session) {
     loop {
         let status = client.process_tls_records(&mut to_client);
         let discard = status.discard;
-        let done = match status.state.unwrap() {
-            ConnectionState::EncodeTlsData(mut data) => {
+        let done = match status.state {
+            Ok(ConnectionState::EncodeTlsData(mut data)) => {
                 let mut room = vec![0; 4096];
                 let count = data.encode(&mut room).unwrap();
                 to_server.extend_from_slice(&room[..count]);
                 false
             }
-            ConnectionState::TransmitTlsData(data) => {
+            Ok(ConnectionState::TransmitTlsData(data)) => {
                 data.done();
                 false
             }
-            ConnectionState::WriteTraffic(_) => true,
-            _ => false,
+            Ok(ConnectionState::WriteTraffic(_)) => true,
+            Ok(_) => false,
+            Err(error) => panic!("{error}"),
         };
         to_client.drain(..discard);
         let finished = handshake.feed(&std::mem::take(&mut to_server)).unwrap();
@@ -192,7 +193,7 @@ fn sessions() -> (Session, Session) {
 }
 
 fn noise(count: usize) -> Vec<u8> {
-    (0_u32..).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).take(count).collect()
+    (0_u32..).map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes()[2]).take(count).collect()
 }
 
 #[test]
