@@ -150,6 +150,15 @@ impl Socket {
         }
     }
 
+    /// Lets TCP send what it has. Linux before 6.5 keeps records back that were spliced from several pages, until the last
+    /// page; when the socket is full before that, nothing is sent that could be acknowledged, and it stays full.
+    pub(crate) fn push(&self) {
+        // To set it again sends at once, see tcp(7); every socket here has it set.
+        if let Err(error) = sockopt::set_tcp_nodelay(&self.fd, true) {
+            tracing::debug!(%error, "a socket could not be told to send");
+        }
+    }
+
     /// Whether the connection is broken. With kernel TLS a write to a broken one is taken and leads nowhere.
     pub(crate) fn is_broken(&self) -> bool {
         self.ending && matches!(sockopt::socket_error(&self.fd), Ok(Err(_)) | Err(_))

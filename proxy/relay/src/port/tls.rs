@@ -535,7 +535,11 @@ impl TlsPort {
         len: usize,
     ) -> io::Result<usize> {
         self.in_kernel_for_sending(socket)?;
-        let count = socket.splice_out(pipe, len)?;
+        let count = socket.splice_out(pipe, len).inspect_err(|error| {
+            if error.kind() == io::ErrorKind::WouldBlock {
+                socket.push();
+            }
+        })?;
         self.sealed(count);
         Ok(count)
     }
