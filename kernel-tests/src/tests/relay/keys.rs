@@ -93,7 +93,9 @@ fn the_client_changes_keys_while_it_receives_bulk() {
         thread::scope(|scope| {
             let mut source = target.try_clone().unwrap();
             let stream = &down;
-            let said = scope.spawn(move || say(&mut source, stream, 0..(ROUNDS + 1) * BULK));
+            // More than the sockets hold, where the stream is going to end before all of it was heard.
+            let length = if can_rekey() { (ROUNDS + 1) * BULK } else { 50 * BULK };
+            let said = scope.spawn(move || say(&mut source, stream, 0..length));
             hear(&mut client, &down, 0..BULK);
             assert_eq!(Counters::since(before), (1, 0));
             if can_rekey() {
@@ -133,7 +135,8 @@ fn the_client_changes_keys_in_the_middle_of_both() {
         let (rounds, length) = (10, BULK / 2);
         thread::scope(|scope| {
             scope.spawn(|| {
-                let part = Part { say: (&down, 0..rounds * length), hear: (&up, 0..rounds * length) };
+                let part =
+                    Part { say: (&down, 0..rounds * length), hear: (&up, 0..rounds * length) };
                 talk(&mut target, part, || PIECE).unwrap();
                 target.close();
                 assert!(hear_out(&mut target, &up, rounds * length).1.is_ok());

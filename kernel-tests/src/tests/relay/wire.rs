@@ -176,7 +176,8 @@ pub(super) fn talk(
         if piece.is_empty() && !say.is_empty() {
             piece = ours.at(say.start, length().min(say.len()));
         }
-        let said = if piece.is_empty() { wire.try_flush().map(|()| 0) } else { wire.try_send(&piece) };
+        let said =
+            if piece.is_empty() { wire.try_flush().map(|()| 0) } else { wire.try_send(&piece) };
         let unsaid = match said {
             Ok(count) => {
                 piece.drain(..count);

@@ -137,7 +137,9 @@ impl TlsPort {
             let early = self.incoming.len();
             let room = match self.receive {
                 Receive::HereExactly => wanted(&self.incoming),
-                _ => max.max(early.saturating_add(RECORD_BYTES_MAX)),
+                Receive::Here | Receive::Kernel { .. } => {
+                    max.max(early.saturating_add(RECORD_BYTES_MAX))
+                }
             };
             let room = room.min(buffer.len());
             let buffer = buffer.get_mut(..room).unwrap_or_default();

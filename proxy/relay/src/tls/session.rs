@@ -206,8 +206,7 @@ impl Session {
         self.data_records = self.data_records.saturating_add(records);
         if self.data_records >= KEY_UPDATE_EVERY {
             self.data_records = 0;
-            self.key_updates_left =
-                self.key_updates_left.saturating_add(1).min(KEY_UPDATES_BURST);
+            self.key_updates_left = self.key_updates_left.saturating_add(1).min(KEY_UPDATES_BURST);
         }
     }
 
