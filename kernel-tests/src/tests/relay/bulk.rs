@@ -93,15 +93,15 @@ fn bulk_from_the_client_is_received_by_the_kernel() {
         let (mut client, mut target) = scene.connect();
         let stream = Stream::new(62);
         thread::scope(|scope| {
-            scope.spawn(|| hear(&mut target, &stream, 0..2 * BULK));
-            say(&mut client, &stream, 0..2 * BULK).unwrap();
+            scope.spawn(|| hear(&mut target, &stream, 0..BULK));
+            say(&mut client, &stream, 0..BULK).unwrap();
         });
         assert_eq!(Counters::since(before), (0, 1), "received by the kernel, and only that");
         client.close();
         target.close();
         let outcome = scene.outcome();
         assert!(matches!(outcome.end, End::Closed), "{outcome:?}");
-        assert_eq!(outcome.bytes_from_client, 2 * u64::try_from(BULK).unwrap());
+        assert_eq!(outcome.bytes_from_client, u64::try_from(BULK).unwrap());
     }
 }
 
@@ -113,15 +113,15 @@ fn bulk_from_the_target_is_sent_by_the_kernel() {
         let (mut client, mut target) = scene.connect();
         let stream = Stream::new(63);
         thread::scope(|scope| {
-            scope.spawn(|| say(&mut target, &stream, 0..2 * BULK).unwrap());
-            hear(&mut client, &stream, 0..2 * BULK);
+            scope.spawn(|| say(&mut target, &stream, 0..BULK).unwrap());
+            hear(&mut client, &stream, 0..BULK);
         });
         assert_eq!(Counters::since(before), (1, 0), "sent by the kernel, and only that");
         client.close();
         target.close();
         let outcome = scene.outcome();
         assert!(matches!(outcome.end, End::Closed), "{outcome:?}");
-        assert_eq!(outcome.bytes_from_target, 2 * u64::try_from(BULK).unwrap());
+        assert_eq!(outcome.bytes_from_target, u64::try_from(BULK).unwrap());
     }
 }
 
@@ -225,7 +225,7 @@ fn bulk_then_quiet_then_bulk() {
         let (up, down) = (Stream::new(70), Stream::new(71));
         let mut place = 0;
         for round in 0..3 {
-            let bulk = place..place + BULK / 2;
+            let bulk = place..place + BULK / 3;
             thread::scope(|scope| {
                 let part = Part { say: (&down, bulk.clone()), hear: (&up, bulk.clone()) };
                 scope.spawn(|| talk(&mut target, part, || PIECE).unwrap());
@@ -351,29 +351,28 @@ fn random_segments() {
 
 /// Its records are as large as it likes, or padded.
 fn openssl_as_the_client() {
-    for suite in Suite::ALL {
-        for manner in [Manner::Data, Manner::Padded] {
-            crate::at(format!("{}, {manner:?}", suite.name()));
-            let scene = Scene::new(suite);
-            let before = Counters::now();
-            let mut client = OpenSsl::client(&scene.entrance.to_string(), suite, manner);
-            let target = scene.accept();
-            let (mut to_client, mut from_client) = client.pipes();
-            let (up, down) = (Stream::new(74), Stream::new(75));
-            thread::scope(|scope| {
-                scope.spawn(|| to_client.write_all(&up.at(0, BULK)).unwrap());
-                scope.spawn(|| write_all(&target, &down.at(0, BULK)).unwrap());
-                scope.spawn(|| assert!(read_exactly(&target, BULK) == up.at(0, BULK), "up"));
-                let mut bytes = vec![0; BULK];
-                from_client.read_exact(&mut bytes).unwrap();
-                assert!(bytes == down.at(0, BULK), "down");
-            });
-            assert_eq!(Counters::since(before), (1, 1));
-            drop((to_client, from_client));
-            drop(client);
-            // It is killed, and says no close_notify.
-            let outcome = scene.outcome();
-            assert!(matches!(outcome.end, End::Failed(_)), "{outcome:?}");
-        }
+    let manners = [Manner::Data, Manner::Padded, Manner::Data];
+    for (suite, manner) in Suite::ALL.into_iter().zip(manners) {
+        crate::at(format!("{}, {manner:?}", suite.name()));
+        let scene = Scene::new(suite);
+        let before = Counters::now();
+        let mut client = OpenSsl::client(&scene.entrance.to_string(), suite, manner);
+        let target = scene.accept();
+        let (mut to_client, mut from_client) = client.pipes();
+        let (up, down) = (Stream::new(74), Stream::new(75));
+        thread::scope(|scope| {
+            scope.spawn(|| to_client.write_all(&up.at(0, BULK)).unwrap());
+            scope.spawn(|| write_all(&target, &down.at(0, BULK)).unwrap());
+            scope.spawn(|| assert!(read_exactly(&target, BULK) == up.at(0, BULK), "up"));
+            let mut bytes = vec![0; BULK];
+            from_client.read_exact(&mut bytes).unwrap();
+            assert!(bytes == down.at(0, BULK), "down");
+        });
+        assert_eq!(Counters::since(before), (1, 1));
+        drop((to_client, from_client));
+        drop(client);
+        // It is killed, and says no close_notify.
+        let outcome = scene.outcome();
+        assert!(matches!(outcome.end, End::Failed(_)), "{outcome:?}");
     }
 }
