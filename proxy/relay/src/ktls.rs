@@ -12,7 +12,9 @@
 //!   [`recv_record`] has nothing (EAGAIN) after an EINVAL, the stream is broken: waiting for it would be for ever.
 //! - Linux 6.1 polls readable for half a record, of which reads and splices have nothing (EAGAIN); 6.12 and 7.3 do not.
 //!   Polling by level spins there.
-//! - A record that does not decrypt gives EBADMSG, for this read and all later ones.
+//! - A record that does not decrypt gives EBADMSG, for this read and all later ones; and it stays on the socket as its
+//!   error, which the next call to send gets instead of sending, unless SO_ERROR takes it off first.
+//! - A record of data may be empty: a splice gives 0 for it as for the end. A read tells them apart.
 //! - The end of the stream without a close_notify is an end like any other, in the middle of a record too: a reader that
 //!   saw no [`Alert::CloseNotify`] was cut off.
 //! - After a reset, reading gives ECONNRESET once, but writes and splices go on to be taken and lead nowhere. Who only
@@ -20,6 +22,8 @@
 //! - Once the peer has changed keys, reads give EKEYEXPIRED (Linux 6.14 and newer) and poll is quiet, until [`set_rx`] was
 //!   called with the new ones. Older kernels refuse new keys with EBUSY, and give EBADMSG for what comes next.
 //! - `SPLICE_F_MORE` holds a record back until it is full since Linux 6.5; before, each splice ends a record.
+//! - Linux 6.1 keeps records of a splice in TCP until the splice's last page. If the socket is full before, it stays so:
+//!   nothing is sent, nothing acknowledged. Setting TCP_NODELAY again sends.
 //! - MSG_ZEROCOPY, and for writes MSG_WAITALL, are refused with EOPNOTSUPP.
 //! - rustls asks for an answer when it changes keys ([`HandshakeMessage::KeyUpdate`] with `request`).
 //!

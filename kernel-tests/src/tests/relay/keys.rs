@@ -2,7 +2,7 @@
 //! by an alert. Nowhere does anything wrong arrive, and nothing hangs.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::thread;
 
 use relay::ktls::Suite;
@@ -34,6 +34,7 @@ fn told(scene: &Scene, client: &mut Far, down: &Stream, place: usize, expect: Al
     let (_, end) = hear_out(client, down, place);
     let error = end.unwrap_err();
     assert_eq!(alert(&error), Some(expect), "{error}");
+    client.socket.shutdown(Shutdown::Both).ok();
     let outcome = scene.outcome();
     assert!(matches!(outcome.end, End::Failed(_)), "{outcome:?}");
 }
@@ -93,7 +94,9 @@ fn the_client_changes_keys_while_it_receives_bulk() {
         thread::scope(|scope| {
             let mut source = target.try_clone().unwrap();
             let stream = &down;
-            let said = scope.spawn(move || say(&mut source, stream, 0..(ROUNDS + 1) * BULK));
+            // More than the sockets hold, where the stream is going to end before all of it was heard.
+            let length = if can_rekey() { (ROUNDS + 1) * BULK } else { 50 * BULK };
+            let said = scope.spawn(move || say(&mut source, stream, 0..length));
             hear(&mut client, &down, 0..BULK);
             assert_eq!(Counters::since(before), (1, 0));
             if can_rekey() {
@@ -130,7 +133,7 @@ fn the_client_changes_keys_in_the_middle_of_both() {
         let (mut client, mut target) = scene.connect();
         let (up, down) = (Stream::new(93), Stream::new(94));
         let before = Counters::now();
-        let (rounds, length) = (10, BULK / 2);
+        let (rounds, length) = (8, BULK / 4);
         thread::scope(|scope| {
             scope.spawn(|| {
                 let part =

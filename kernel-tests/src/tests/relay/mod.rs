@@ -24,6 +24,7 @@ use relay::tls::{Established, TlsStream};
 use relay::{
     DataPlane, Given, Leg, Limits, Next, OpeningFault, Outcome, Place, Relay, Service, Settings,
 };
+use rustix::net::sockopt::set_socket_send_buffer_size;
 use rustls::{ClientConnection, Connection, ServerConfig};
 use tokio::runtime::Runtime;
 
@@ -153,7 +154,15 @@ fn shake(socket: TcpStream, suite: Suite) -> Far {
 
 /// A client that has shaken hands, and the leg to it.
 fn tls_leg(suite: Suite) -> (Far, Leg) {
+    tls_leg_with_room(suite, None)
+}
+
+/// As [`tls_leg`]; the relay's socket takes no more than `room` to be sent.
+fn tls_leg_with_room(suite: Suite, room: Option<usize>) -> (Far, Leg) {
     let (near, far) = sockets();
+    if let Some(room) = room {
+        set_socket_send_buffer_size(&near, room).unwrap();
+    }
     let accepting = runtime().spawn(async move {
         let near = tokio::net::TcpStream::from_std(near).unwrap();
         TlsStream::accept(near, Bytes::new(), server_config(suite, 2), true).await.unwrap()

@@ -71,7 +71,7 @@ fn bulk_through(mut two: Two, client: &mut (impl Wire + Send), target: &mut (imp
     let (up, down) = (Stream::new(110), Stream::new(111));
     let length = (SWITCHES + 2) * BULK / 2;
     let before = Counters::now();
-    let progress = AtomicUsize::new(0);
+    let (progress, switched) = (AtomicUsize::new(0), AtomicUsize::new(0));
     thread::scope(|scope| {
         scope.spawn(|| {
             let part = Part { say: (&down, 0..length), hear: (&up, 0..length) };
@@ -82,7 +82,9 @@ fn bulk_through(mut two: Two, client: &mut (impl Wire + Send), target: &mut (imp
         scope.spawn(|| {
             let part = Part { say: (&up, 0..length), hear: (&down, 0..length) };
             let piece = || {
-                progress.fetch_add(PIECE, Ordering::Relaxed);
+                let said = progress.fetch_add(PIECE, Ordering::Relaxed);
+                // Never so far ahead that the stream could end before it has moved often enough.
+                until("a move", || said < (switched.load(Ordering::Relaxed) + 2) * BULK / 2);
                 PIECE
             };
             talk(client, part, piece).unwrap();
@@ -95,6 +97,7 @@ fn bulk_through(mut two: Two, client: &mut (impl Wire + Send), target: &mut (imp
             let place = switch * BULK / 2;
             until("progress", || progress.load(Ordering::Relaxed) >= place);
             until("a moment to move", || two.switch());
+            switched.store(switch, Ordering::Relaxed);
         }
     });
     let (sending, receiving) = Counters::since(before);

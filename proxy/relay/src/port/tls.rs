@@ -348,8 +348,7 @@ impl TlsPort {
         let (Some(session), Some(Features { rekey: true, .. })) =
             (&mut self.session, self.features)
         else {
-            self.fail(socket, INTERNAL_ERROR);
-            return Err(Fault::Rekey.into());
+            return Err(self.cannot_change_kernel_keys(socket));
         };
         if !matches!(self.transmit, Transmit::Kernel { announced: true, .. }) {
             match ktls::send_record(socket.fd(), HANDSHAKE, &ktls::encode_key_update(false)) {
@@ -369,6 +368,23 @@ impl TlsPort {
         }
         self.transmit = Transmit::Kernel { guess: 0, announced: false };
         Ok(())
+    }
+
+    /// Tells the peer that this is the end, when there is room for it: until then nothing else is sent.
+    fn cannot_change_kernel_keys(&mut self, socket: &mut Socket) -> io::Error {
+        if !self.closed {
+            let alert = ktls::encode_alert(INTERNAL_ERROR);
+            match ktls::send_record(socket.fd(), ALERT, &alert) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    socket.writable = false;
+                    return error;
+                }
+                Err(error) => tracing::debug!(%error, "an alert could not be sent"),
+                Ok(_) => {}
+            }
+            self.closed = true;
+        }
+        Fault::Rekey.into()
     }
 
     /// So many bytes came from the kernel: in how many records, it does not say, but in no fewer than these.
