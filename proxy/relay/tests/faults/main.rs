@@ -2,9 +2,10 @@
 //! nothing else. Every test on both rungs that need nothing of the kernel that may be missing.
 //!
 //! - [`bench`]: the relay under test, its service, and the far ends
-//! - [`strangers`]: before a connection is relayed
-//! - [`peers`]: after
-//! - [`system`]: too few descriptors and pipes, no io_uring; in a process of its own ([`child`])
+//! - [`strangers`]: before a connection is relayed; [`peers`]: after that
+//! - [`system`]: too few descriptors and pipes, no io_uring; in processes of their own
+//! - [`child`]: such a process
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")]
 
 mod bench;
 mod child;
