@@ -22,6 +22,8 @@ use crate::upgrade::{Predecessor, Report, Successor};
 /// After the drain, tasks get so long to end by themselves: longer than a node waits for a program that ignores SIGHUP
 /// before it kills it (5 s), and for its client to read why (2 s).
 const STOP_WITHIN: Duration = Duration::from_secs(15);
+/// The time in which a client must have said what it wants (`proxy::Limits::request_within`).
+const LAST_WORDS_WITHIN: Duration = Duration::from_secs(10);
 /// For blocking calls under way; with the drain and [`STOP_WITHIN`] less than the 90 s of the unit file in the guide.
 const THREADS_END_WITHIN: Duration = Duration::from_secs(5);
 
@@ -76,6 +78,10 @@ async fn live(config: Config) -> anyhow::Result<()> {
     net::file::private_dir(&config.data_dir)
         .with_context(|| format!("cannot use {}", config.data_dir.display()))?;
     let predecessor = Predecessor::from_environment()?;
+    if predecessor.is_some() {
+        // What would be found out too late, when the old process has let go of everything.
+        check_before_taking_over(&config)?;
+    }
     let listeners = match &predecessor {
         Some(predecessor) => Some(predecessor.take_listeners().await?),
         None => None,
@@ -98,11 +104,15 @@ async fn live(config: Config) -> anyhow::Result<()> {
     notify(&[sd_notify::NotifyState::Ready]);
     info!(roles = roles.join(","), "started");
     if let (Some(predecessor), Some(proxy)) = (predecessor, &running.proxy) {
-        let streams = predecessor.take_streams(proxy).await.context("the old process's streams")?;
+        let streams = predecessor.take_streams(proxy).await;
         info!(streams, "what the old process relayed goes on here");
     }
     let mut held = Held { lock: Some(lock), diag_tcp };
-    match until_end(&running, &health, &shutdown, &mut held, &mut signals, &mut upgrades).await {
+    let ending =
+        until_end(&running, &health, &shutdown, &mut held, &mut signals, &mut upgrades).await;
+    // Whoever asks for an upgrade from now on hears that there is none.
+    drop(upgrades);
+    match ending {
         Ending::Stop => {
             drain(&config, running, &health, &shutdown, &mut signals).await;
             remove_socket(&socket);
@@ -110,11 +120,13 @@ async fn live(config: Config) -> anyhow::Result<()> {
         }
         // The socket is the new process's.
         Ending::Replaced => {
-            linger(&config, running, &shutdown, &mut signals).await;
+            linger(config.upgrade_timeout, running, &shutdown, &mut signals).await;
+            info!("stopped; the new process goes on");
             Ok(())
         }
+        // Only a new start helps: the service manager is not kept waiting longer than for any other end.
         Ending::Stranded => {
-            linger(&config, running, &shutdown, &mut signals).await;
+            linger(config.drain_timeout, running, &shutdown, &mut signals).await;
             Err(anyhow!("the upgrade failed after this process had stopped accepting"))
         }
     }
@@ -196,6 +208,11 @@ async fn hand_over(
              process: restart it when its sessions have ended, or run the proxy as a daemon of its own"
         )));
     };
+    if std::process::id() == 1 {
+        return Err(HandOver::Before(anyhow!(
+            "this is the first process of its container, which ends when it ends: start a new container instead"
+        )));
+    }
     let successor = Successor::start().await.map_err(HandOver::Before)?;
     successor.give_listeners(proxy.take_listeners()).await.map_err(HandOver::Amid)?;
     health.draining();
@@ -206,25 +223,36 @@ async fn hand_over(
     }
     if let Some(task) = held.diag_tcp.take() {
         task.abort();
+        // Its address is free when it has ended, by us or by itself.
+        drop(task.await);
     }
     drop(held.lock.take());
     successor.release().await.map_err(HandOver::Amid)?;
-    let report = successor.give_streams(proxy).await.map_err(HandOver::Amid)?;
-    notify(&[sd_notify::NotifyState::MainPid(report.pid)]);
-    Ok(report)
+    notify(&[sd_notify::NotifyState::MainPid(successor.pid())]);
+    successor.give_streams(proxy).await.map_err(HandOver::Amid)
 }
 
 /// Waits for what could not be handed over, for as long as the configuration says.
-async fn linger(config: &Config, running: Running, shutdown: &Shutdown, signals: &mut Signals) {
+async fn linger(most: Duration, running: Running, shutdown: &Shutdown, signals: &mut Signals) {
+    // Connections that were about to say what they want, and whoever asked for the upgrade.
+    let last_words = tokio::time::sleep(LAST_WORDS_WITHIN.min(most));
     tokio::select! {
-        () = running.idle() => info!("nothing is left here"),
-        () = tokio::time::sleep(config.upgrade_timeout) => {
+        () = async { tokio::join!(running.idle(), last_words); } => info!("nothing is left here"),
+        () = tokio::time::sleep(most) => {
             warn!("connections that could not be handed over are still open after the upgrade timeout");
         }
         () = signals.stop() => {}
     }
     stop(running, shutdown).await;
-    info!("stopped; the new process goes on");
+}
+
+/// Mistakes of the configuration, or of the machine, that would keep a proxy from starting.
+fn check_before_taking_over(config: &Config) -> anyhow::Result<()> {
+    if let Some(section) = &config.proxy {
+        relay::Ladder::probe(section.data_plane)?;
+        proxy::check_keypairs(&section.https_keypairs)?;
+    }
+    Ok(())
 }
 
 /// No new sessions, then none at all.

@@ -47,7 +47,8 @@ enum Command {
     Configure(configure::ConfigureArgs),
     /// Ask the daemon on this machine how it is.
     Status(status::StatusArgs),
-    /// Start this program anew from its file and hand everything over: relayed sessions do not notice.
+    /// Start a proxy's program anew from its file and hand everything over: relayed sessions do not notice. Only for a daemon
+    /// that runs nothing but the proxy.
     Upgrade(UpgradeArgs),
     /// Print the version.
     Version,

@@ -3,7 +3,7 @@
 //! stays with the old process until it ends or `upgrade_timeout` has passed. Both sides are here: they must agree.
 //!
 //! The conversation, over a socket that is the new process's standard input:
-//! 1. new > `Hello`: it has read its configuration. Until here a failure changes nothing.
+//! 1. new > `Hello`: it has read its configuration, and what that asks for works here. Until then a failure changes nothing.
 //! 2. old > `Listeners`, with descriptors; stops accepting, lets go of the data folder; `Released`
 //! 3. new opens the folder and listens > `Serving`
 //! 4. old > every stream, then the end; new > `Adopted`
@@ -109,11 +109,28 @@ impl Successor {
             }
             Ok(_) => Err(successor.give_up(anyhow!("the new process spoke out of turn"))),
             Err(error) => {
-                let error = anyhow!(error).context(
-                    "the new process did not get ready; its own words are in the log. Nothing has changed",
-                );
-                Err(successor.give_up(error))
+                let why = successor.ended(&error);
+                Err(successor.give_up(anyhow!(
+                    "the new process did not get ready ({why}); its own words are in the log. Nothing has changed"
+                )))
             }
+        }
+    }
+
+    /// The new process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Why nothing was heard of it.
+    fn ended(&mut self, error: &io::Error) -> String {
+        match (error.kind(), self.child.try_wait()) {
+            (io::ErrorKind::WouldBlock, _) => format!("it said nothing for {HELLO_WITHIN:?}"),
+            (io::ErrorKind::UnexpectedEof, _) => match self.child.wait() {
+                Ok(status) => format!("it ended with {status}"),
+                Err(error) => error.to_string(),
+            },
+            (_, _) => error.to_string(),
         }
     }
 
@@ -172,8 +189,21 @@ impl Successor {
     }
 }
 
-/// The path that this program was started from, though its file may have been replaced since.
+/// The path that this program was started by, where a newer one may lie by now. Not `/proc/self/exe` unless there is nothing
+/// else: that follows the old file when it is renamed out of the way.
 fn program() -> anyhow::Result<PathBuf> {
+    let invoked = std::env::args_os().next().map(PathBuf::from);
+    let by_name = invoked.and_then(|path| match path.components().count() {
+        0 => None,
+        1 if !path.has_root() => {
+            let dirs = std::env::var_os("PATH").unwrap_or_default();
+            std::env::split_paths(&dirs).map(|dir| dir.join(&path)).find(|file| file.is_file())
+        }
+        _ => path.is_file().then_some(path),
+    });
+    if let Some(path) = by_name {
+        return Ok(path);
+    }
     let path = std::env::current_exe().context("this program's file is not known")?;
     match path.to_str().and_then(|path| path.strip_suffix(" (deleted)")) {
         Some(path) => Ok(PathBuf::from(path)),
@@ -219,10 +249,17 @@ impl Predecessor {
         }
     }
 
-    /// Says that we serve, and takes the streams.
-    pub(crate) async fn take_streams(self, proxy: &Proxy) -> anyhow::Result<usize> {
-        self.talk.say(Message::Serving, Vec::new()).await?;
+    /// Says that we serve, and takes the streams. Whatever happens to the old process now, we go on with what came.
+    pub(crate) async fn take_streams(self, proxy: &Proxy) -> usize {
         let mut streams = 0_usize;
+        if let Err(error) = self.take_each(proxy, &mut streams).await {
+            warn!(%error, streams, "the old process did not finish handing over");
+        }
+        streams
+    }
+
+    async fn take_each(&self, proxy: &Proxy, streams: &mut usize) -> io::Result<()> {
+        self.talk.say(Message::Serving, Vec::new()).await?;
         loop {
             let moved = self
                 .talk
@@ -233,10 +270,9 @@ impl Predecessor {
                 .await?;
             let Some(stream) = moved else { break };
             proxy.adopt(stream);
-            streams = streams.saturating_add(1);
+            *streams = streams.saturating_add(1);
         }
-        self.talk.say(Message::Adopted { streams }, Vec::new()).await?;
-        Ok(streams)
+        self.talk.say(Message::Adopted { streams: *streams }, Vec::new()).await
     }
 }
 

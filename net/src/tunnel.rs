@@ -105,7 +105,13 @@ impl Tunnel {
             }
             tracing::warn!(proxy = self.dialer.proxy(), "no tunnel: {}", told(&error));
             if let TunnelError::ProxyDrains { retry_after } = error {
-                sleep(retry_after.min(DRAIN_WAIT_MAX)).await;
+                // It said when to come back, which is no failure: no further wait.
+                backoff.reset();
+                tokio::select! {
+                    () = sleep(retry_after.min(DRAIN_WAIT_MAX)) => {}
+                    () = self.shutdown.draining() => {}
+                }
+                continue;
             }
             tokio::select! {
                 () = backoff.wait() => {}

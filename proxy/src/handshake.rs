@@ -112,6 +112,17 @@ fn peer_of(identity: Identity, alpn: Option<&[u8]>) -> Result<Peer, HandshakeErr
     }
 }
 
+/// Whether these files can be served.
+///
+/// # Errors
+/// One of them cannot be read, or key and certificate do not belong together.
+pub fn check_keypairs(keypairs: &[(PathBuf, PathBuf)]) -> Result<(), TlsError> {
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    keypairs.iter().try_for_each(|(key, certificate)| {
+        public_certificate(key, certificate, &provider).map(drop)
+    })
+}
+
 fn web_config(host: &Host, keypairs: &[(PathBuf, PathBuf)]) -> Result<Arc<ServerConfig>, TlsError> {
     let bad = |detail: &dyn std::fmt::Display| TlsError::Credentials(detail.to_string());
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());

@@ -20,6 +20,10 @@ pub(crate) async fn run(core: &Core) {
             _ = ticks.tick() => {}
             () = core.shutdown.stopped() => return,
         }
+        if core.is_replaced() {
+            // The new process says it.
+            return;
+        }
         match (beat(core).await, heard) {
             (Ok(()), false) => info!("auth hears this proxy again"),
             (Err(error), true) => {

@@ -63,6 +63,7 @@ use tracing::{info, warn};
 
 pub use relay::DataPlane;
 
+pub use crate::handshake::check_keypairs;
 pub use crate::limits::Limits;
 
 use crate::audit::Audit;

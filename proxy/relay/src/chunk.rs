@@ -48,7 +48,7 @@ impl Chunk {
         self.pieces.iter().map(|piece| self.buffer.get(piece.clone()).unwrap_or_default())
     }
     /// The bytes in order, and where they may be sealed into.
-    pub(crate) fn to_seal(&mut self) -> (impl Iterator<Item = &[u8]>, &mut Outgoing) {
+    pub(crate) fn for_sealing(&mut self) -> (impl Iterator<Item = &[u8]>, &mut Outgoing) {
         let Self { buffer, pieces, wire } = self;
         wire.clear();
         let slices = pieces.iter().map(|piece| buffer.get(piece.clone()).unwrap_or_default());

@@ -20,6 +20,8 @@ pub(crate) trait Side {
     fn is_writable(&self) -> bool;
     /// Reads at most about `max` bytes; 0 is an orderly end.
     fn read(&mut self, chunk: &mut Chunk, max: usize) -> io::Result<usize>;
+    /// Whether the connection is known to be gone: closed both ways, or broken.
+    fn is_gone(&self) -> bool;
     /// Takes a prefix of the bytes and says how long it is.
     fn write(&mut self, chunk: &mut Chunk) -> io::Result<usize>;
     fn write_bytes(&mut self, bytes: &[u8]) -> io::Result<usize>;
@@ -310,6 +312,12 @@ impl<Pipe> Direction<Pipe> {
         self.release(kit);
         self.state = State::Refused(error.kind());
         true
+    }
+
+    /// The writer is gone, which no write has found out yet.
+    pub(crate) fn refuse(&mut self, kit: &mut Kit<impl Lender<Pipe>>) {
+        self.release(kit);
+        self.state = State::Refused(io::ErrorKind::ConnectionReset);
     }
 
     /// The opposite direction could not write to our reader.

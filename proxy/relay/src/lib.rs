@@ -252,7 +252,8 @@ impl Relay {
             for _ in 0..PUSH_TRIES {
                 match inbox.push(command) {
                     Ok(()) => {
-                        all.extend(taken.await.unwrap_or_default());
+                        let taken = tokio::time::timeout(LEAVE_WITHIN, taken).await;
+                        all.extend(taken.unwrap_or(Ok(Vec::new())).unwrap_or_default());
                         break;
                     }
                     Err(full) => command = full,
@@ -515,6 +516,8 @@ const INBOX_COMMANDS: usize = 4096;
 /// With [`PUSH_PAUSE`]: a worker that takes nothing for a second is not well.
 const PUSH_TRIES: usize = 1000;
 const CUT_TRIES: usize = 5000;
+/// A worker takes a turn at most to answer.
+const LEAVE_WITHIN: Duration = Duration::from_secs(10);
 const PUSH_PAUSE: Duration = Duration::from_millis(1);
 
 #[cfg(test)]

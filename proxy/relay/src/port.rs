@@ -173,6 +173,10 @@ impl Side for Port {
         }
     }
 
+    fn is_gone(&self) -> bool {
+        self.socket.is_gone()
+    }
+
     fn backlog(&self) -> usize {
         self.tls.as_ref().map_or(0, |tls| tls.outgoing.bytes().len())
     }
@@ -200,7 +204,11 @@ impl Side for Port {
 
     fn splice_in(&mut self, pipe: &Pipe, max: usize) -> io::Result<usize> {
         match &mut self.tls {
-            None => self.socket.splice_in(pipe, max),
+            // Nothing: an end, or the mark of urgent data, at which a splice stops too. The read that comes next tells.
+            None => match self.socket.splice_in(pipe, max) {
+                Ok(0) => Err(io::ErrorKind::InvalidInput.into()),
+                other => other,
+            },
             Some(tls) => tls.splice_in(&mut self.socket, pipe, max),
         }
     }

@@ -83,6 +83,7 @@ impl<S: Side> Stream<S> {
         // Reading from the target may have called for an answer to it (a TLS key update), after its writer had its turn.
         let unsent = up != Stop::Over
             && self.target.flush().is_err_and(|error| error.kind() != io::ErrorKind::WouldBlock);
+        let (up, down) = self.refuse_the_gone(up, down, kit);
         if before != self.progress() {
             self.moved_at = now;
         }
@@ -96,6 +97,25 @@ impl<S: Side> Stream<S> {
             _ if unsent => Turn::Again,
             (Stop::Over | Stop::Waits, Stop::Over | Stop::Waits) => Turn::Waits,
         }
+    }
+
+    /// A side that has closed its half and is then gone takes nothing more: that was a reset, and nobody else would notice
+    /// it before the other side has something to say.
+    fn refuse_the_gone(
+        &mut self,
+        mut up: Stop,
+        mut down: Stop,
+        kit: &mut Kit<impl Lender<S::Pipe>>,
+    ) -> (Stop, Stop) {
+        if self.client.is_gone() && up == Stop::Over && down != Stop::Over {
+            self.from_target.refuse(kit);
+            down = Stop::Over;
+        }
+        if self.target.is_gone() && down == Stop::Over && up != Stop::Over {
+            self.from_client.refuse(kit);
+            up = Stop::Over;
+        }
+        (up, down)
     }
 
     /// When it has been quiet for too long, if nothing moves until then.

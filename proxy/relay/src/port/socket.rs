@@ -21,6 +21,10 @@ pub(crate) struct Socket {
     ending: bool,
     /// The peer has said that it sends no more, when nothing was broken yet.
     ended: bool,
+    /// The connection is gone: closed both ways, or broken.
+    gone: bool,
+    /// Urgent data is about, at whose mark reads stop short although more is there.
+    urgent: bool,
 }
 
 /// What an event says of a socket.
@@ -32,11 +36,21 @@ pub(crate) struct Readiness {
     pub(crate) closed: bool,
     /// The connection is gone: closed both ways, or broken.
     pub(crate) gone: bool,
+    /// There is urgent data (tcp(7)).
+    pub(crate) urgent: bool,
 }
 
 impl Socket {
     pub(crate) fn new(fd: OwnedFd) -> Self {
-        Self { fd, readable: true, writable: true, ending: false, ended: false }
+        Self {
+            fd,
+            readable: true,
+            writable: true,
+            ending: false,
+            ended: false,
+            gone: false,
+            urgent: false,
+        }
     }
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
@@ -53,6 +67,8 @@ impl Socket {
         self.writable |= says.writable || says.gone;
         self.ending |= says.closed || says.gone;
         self.ended |= says.closed && !says.gone;
+        self.gone |= says.gone;
+        self.urgent |= says.urgent;
     }
 
     /// Whether the peer's end came in order, whatever came after it.
@@ -60,9 +76,14 @@ impl Socket {
         self.ended
     }
 
+    /// Whether the connection is gone: closed both ways, or broken.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.gone
+    }
+
     /// A read gave so many bytes of `room`.
     pub(crate) fn received(&mut self, count: usize, room: usize) {
-        if count < room {
+        if count < room && !self.urgent {
             // All that was there; what comes later is announced anew. An announced end has to be read.
             self.readable = self.ending && count > 0;
         }
@@ -147,6 +168,15 @@ impl Socket {
     pub(crate) fn forget_error(&self) {
         if let Ok(Err(error)) = sockopt::socket_error(&self.fd) {
             tracing::debug!(%error, "a socket's error is passed over");
+        }
+    }
+
+    /// Lets TCP send what it has. Linux before 6.5 keeps records back that were spliced from several pages, until the last
+    /// page; when the socket is full before that, nothing is sent that could be acknowledged, and it stays full.
+    pub(crate) fn push(&self) {
+        // To set it again sends at once, see tcp(7); every socket here has it set.
+        if let Err(error) = sockopt::set_tcp_nodelay(&self.fd, true) {
+            tracing::debug!(%error, "a socket could not be told to send");
         }
     }
 

@@ -28,6 +28,8 @@ pub(crate) struct TlsPort {
     transmit: Transmit,
     /// Our end has been said.
     closed: bool,
+    /// Control records that the kernel gave out since the last data.
+    silent: u32,
 }
 
 /// Who opens records.
@@ -72,6 +74,7 @@ impl TlsPort {
             receive: Receive::Here,
             transmit: Transmit::Here,
             closed: false,
+            silent: 0,
         }
     }
 
@@ -86,6 +89,7 @@ impl TlsPort {
             receive: Receive::Kernel { control: false, closed: peer_closed },
             transmit: Transmit::Kernel { guess: 0, announced: false },
             closed,
+            silent: 0,
         }
     }
 
@@ -213,13 +217,22 @@ impl TlsPort {
                     return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
                 }
                 (APPLICATION_DATA, count) => {
+                    self.silent = 0;
                     self.opened_by_kernel(count);
                     chunk.set(count);
                     return Ok(count);
                 }
                 (kind, count) => {
                     let payload = buffer.get(..count).unwrap_or_default().to_vec();
+                    self.silent = self.silent.saturating_add(1);
+                    if self.silent > SILENT_RECORDS_MAX {
+                        return Err(Fault::Empty.into());
+                    }
                     self.control(socket, kind, &payload)?;
+                    if !self.holds() {
+                        // Counted against the turn like a read of data.
+                        return Err(io::Error::from(io::ErrorKind::Interrupted).into());
+                    }
                 }
             }
         }
@@ -262,7 +275,7 @@ impl TlsPort {
         self.flush(socket)?;
         let count = chunk.len();
         let session = self.session.as_mut().ok_or(io::ErrorKind::InvalidInput)?;
-        let (slices, wire) = chunk.to_seal();
+        let (slices, wire) = chunk.for_sealing();
         session.seal(slices, wire)?;
         let mut sent = 0_usize;
         while let Some(rest @ [_, ..]) = wire.bytes().get(sent..) {
@@ -431,6 +444,10 @@ impl TlsPort {
             Receive::Kernel { closed, control } => return !closed && !control,
             Receive::Here | Receive::HereExactly => {}
         }
+        // The end has been said already, and the kernel would not know.
+        if self.session.as_ref().is_some_and(Session::peer_closed) {
+            return false;
+        }
         let Some((keys, sequence)) = self.session.as_ref().and_then(Session::rx_keys) else {
             return false;
         };
@@ -535,7 +552,11 @@ impl TlsPort {
         len: usize,
     ) -> io::Result<usize> {
         self.in_kernel_for_sending(socket)?;
-        let count = socket.splice_out(pipe, len)?;
+        let count = socket.splice_out(pipe, len).inspect_err(|error| {
+            if error.kind() == io::ErrorKind::WouldBlock {
+                socket.push();
+            }
+        })?;
         self.sealed(count);
         Ok(count)
     }
@@ -604,3 +625,5 @@ impl From<Fault> for Failure {
 const ASK_AFTER_RECORDS: u64 = 1 << 16;
 /// Where the session is not known any more: less than any cipher's bound.
 const RECORDS_MAX: u64 = 1 << 23;
+/// Control records in a row: a change of keys and its answer are two.
+const SILENT_RECORDS_MAX: u32 = 64;

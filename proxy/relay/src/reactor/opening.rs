@@ -110,11 +110,12 @@ impl Opening {
 
     /// An event of the target's socket.
     pub(crate) fn target_ready(&mut self, says: Readiness) {
-        let Readiness { readable, writable, closed, gone } = &mut self.target_says;
+        let Readiness { readable, writable, closed, gone, urgent } = &mut self.target_says;
         *readable |= says.readable;
         *writable |= says.writable;
         *closed |= says.closed;
         *gone |= says.gone;
+        *urgent |= says.urgent;
     }
 
     /// The first step: some services need nothing from the client to know where it goes.

@@ -108,6 +108,7 @@ impl Poller {
                 let flags = epoll::EventFlags::IN
                     | epoll::EventFlags::OUT
                     | epoll::EventFlags::RDHUP
+                    | epoll::EventFlags::PRI
                     | epoll::EventFlags::ET;
                 Ok(epoll::add(&poller.epoll, socket, epoll::EventData::new_u64(key.0), flags)?)
             }
@@ -240,6 +241,7 @@ fn ready(key: Key, result: i32) -> Option<Event> {
         writable: has(libc::POLLOUT),
         closed: has(libc::POLLRDHUP),
         gone: has(libc::POLLHUP | libc::POLLERR),
+        urgent: has(libc::POLLPRI),
     };
     Some(Event::Ready { key, says })
 }
@@ -277,6 +279,7 @@ impl Epoll {
                         writable: has(epoll::EventFlags::OUT),
                         closed: has(epoll::EventFlags::RDHUP),
                         gone: has(epoll::EventFlags::HUP | epoll::EventFlags::ERR),
+                        urgent: has(epoll::EventFlags::PRI),
                     };
                     events.push(Event::Ready { key, says });
                 }

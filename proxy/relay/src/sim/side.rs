@@ -246,6 +246,10 @@ impl Side for Sim {
         Ok(())
     }
 
+    fn is_gone(&self) -> bool {
+        false
+    }
+
     fn backlog(&self) -> usize {
         self.view.outgoing.get()
     }

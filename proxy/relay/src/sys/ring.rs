@@ -174,8 +174,8 @@ impl Ring {
     }
 }
 
-/// Readable, writable, closed by the peer. Errors and hang-ups come by themselves.
-const POLL_MASK: u32 = (libc::POLLIN | libc::POLLOUT | libc::POLLRDHUP) as u32;
+/// Readable, writable, closed by the peer, urgent data. Errors and hang-ups come by themselves.
+const POLL_MASK: u32 = (libc::POLLIN | libc::POLLOUT | libc::POLLRDHUP | libc::POLLPRI) as u32;
 /// What one turn of the worker pushes; more is submitted at once.
 const SUBMISSIONS: u32 = 1024;
 /// 256 KiB per worker: room for what some thousand sockets say between two turns. More waits in the kernel (NODROP).

@@ -87,7 +87,8 @@ mod tests {
         let sealer = Sealer::new(secrets).unwrap();
         for sequence in [0, 1, 255, 256, 1 << 40] {
             for (content_type, length) in [(21, 2), (22, 5), (23, 0), (23, 1), (23, 16_384)] {
-                let payload: Vec<u8> = (0..length).map(|n: usize| (n % 251) as u8).collect();
+                let payload: Vec<u8> =
+                    (0..length).map(|n: usize| u8::try_from(n % 251).unwrap()).collect();
                 let mut record = vec![0; length + SEALED_OVERHEAD];
                 sealer.seal(sequence, content_type, &payload, &mut record).unwrap();
                 let (header, body) = record.split_at_mut(HEADER_BYTES);
