@@ -111,17 +111,25 @@ fn everything_arrives_where_both_ends_close_in_order() {
         spliced += net.spliced();
     }
     // The schedules are worth something: both ways of moving bytes were taken often.
-    assert!(spliced > bytes / 10 && spliced < bytes / 10 * 9, "{spliced} of {bytes} spliced");
+    assert!(spliced > bytes / 20 && spliced < bytes / 20 * 19, "{spliced} of {bytes} spliced");
 }
 
 #[test]
 fn a_reset_is_never_taken_for_an_end() {
     // That no close reaches the other side after a reset is checked by the sockets themselves.
-    each_seed(Flavour::Resets, SEEDS, |end, net| match end {
-        Some(End::Closed) => assert!(net.is_delivered(), "bytes are missing from an orderly end"),
-        Some(End::Failed(_)) => assert!(net.was_reset(), "a failure of nobody's"),
-        other => panic!("{other:?}"),
-    });
+    let mut closed_late = 0;
+    for seed in 0..SEEDS {
+        let _named = Seed(Flavour::Resets, seed);
+        let (end, net) = Run::new(seed, Flavour::Resets).finish();
+        match end {
+            Some(End::Closed) => assert!(net.is_delivered(), "bytes are missing from an end"),
+            Some(End::Failed(_)) => assert!(net.was_reset(), "a failure of nobody's"),
+            other => panic!("{other:?}"),
+        }
+        closed_late += u32::from(net.closed_late());
+    }
+    // Nor is an end taken for a reset, where it came before one that a write ran into.
+    assert!(closed_late > 10, "{closed_late}");
 }
 
 #[test]

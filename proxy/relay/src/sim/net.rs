@@ -128,6 +128,8 @@ pub(super) struct View {
     pub(super) told_end: Cell<bool>,
     pub(super) refused: Cell<bool>,
     pub(super) outgoing: Cell<usize>,
+    /// Closed although the other side takes no more.
+    pub(super) closed_late: Cell<bool>,
 }
 
 impl Net {
@@ -156,6 +158,7 @@ impl Net {
             out: Rc::clone(&ledgers[this]),
             into: Rc::clone(&ledgers[1 - this]),
             view: Rc::clone(&views[this]),
+            peer_view: Rc::clone(&views[1 - this]),
             tls: tls[this].then(|| Tls {
                 record: records[this].min(1 + usize::try_from(total[this]).unwrap() / 2),
                 says_close: !(flavour == Flavour::Truncated && this == 0),
@@ -196,6 +199,9 @@ impl Net {
     }
     pub(crate) fn is_delivered(&self) -> bool {
         self.given() == self.total && self.kernels.iter().all(|kernel| kernel.borrow().shut)
+    }
+    pub(crate) fn closed_late(&self) -> bool {
+        self.views.iter().any(|view| view.closed_late.get())
     }
     pub(crate) fn was_reset(&self) -> bool {
         self.kernels.iter().any(|kernel| kernel.borrow().reset)

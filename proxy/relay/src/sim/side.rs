@@ -29,6 +29,7 @@ pub(crate) struct Sim {
     pub(super) out: Rc<Ledger>,
     pub(super) into: Rc<Ledger>,
     pub(super) view: Rc<View>,
+    pub(super) peer_view: Rc<View>,
     pub(super) tls: Option<Tls>,
     /// The kernel cannot move its bytes one time in so many.
     pub(super) splices: usize,
@@ -266,6 +267,7 @@ impl Side for Sim {
         assert!(peer.fin && peer.received == 0, "a close that the other side has not said");
         assert_eq!(self.into.given.get(), self.into.taken.get(), "closed before all was written");
         kernel.shut = true;
+        self.view.closed_late.set(self.peer_view.refused.get());
         Ok(())
     }
 

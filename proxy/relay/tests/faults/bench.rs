@@ -167,6 +167,15 @@ impl Bench {
         timeout(SOON, async { self.told.lock().await.recv().await }).await.unwrap().unwrap()
     }
 
+    /// Waits until so many places are taken: they are freed a moment after the end is told.
+    pub(crate) async fn places(&self, count: usize) {
+        let began = tokio::time::Instant::now();
+        while self.door.places.load(Ordering::SeqCst) != count {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            assert!(began.elapsed() < SOON, "{:?} places, not {count}", self.door.places);
+        }
+    }
+
     /// The next stream that ends.
     pub(crate) async fn outcome(&self) -> Outcome {
         match self.told().await {

@@ -46,12 +46,7 @@ pub(crate) async fn whoever_is_slow_is_ended_in_time_and_costs_nobody_anything(p
     for mut socket in slow {
         drop(rest(&mut socket).await);
     }
-    let free = async {
-        while bench.door.places.load(Ordering::SeqCst) > 0 {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(5), free).await.expect("every place is free again");
+    bench.places(0).await;
     nobody_answers(&bench, &mut friend).await;
 }
 
@@ -68,7 +63,7 @@ async fn nobody_answers(bench: &Bench, friend: &mut TcpStream) {
     }
     let told = bench.told().await;
     assert!(matches!(told, Told::Failed("dial")), "{told:?}");
-    assert_eq!(bench.door.places.load(Ordering::SeqCst), 0);
+    bench.places(0).await;
 }
 
 pub(crate) async fn garbage_instead_of_a_hello_is_refused_at_once(plane: DataPlane) {
@@ -108,11 +103,7 @@ pub(crate) async fn half_open_connections_do_not_slow_a_transfer(plane: DataPlan
     let alone = began.elapsed();
     let hello = hello(&bench.client);
     let crowd = child::Crowd::connect(bench.at, count, &hello[..hello.len() / 2]);
-    let arrived = Instant::now();
-    while bench.door.places.load(Ordering::SeqCst) < count {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-        assert!(arrived.elapsed() < SOON, "{:?} came", bench.door.places);
-    }
+    bench.places(count).await;
     let began = Instant::now();
     transfer(bench.at, MEBIBYTES).await;
     let among = began.elapsed();
@@ -120,11 +111,7 @@ pub(crate) async fn half_open_connections_do_not_slow_a_transfer(plane: DataPlan
     // Other tests run beside this one: what is looked for is a cost per connection and event, which would be tenfold.
     assert!(among < alone * 4 + Duration::from_secs(1), "{among:?} beside them, {alone:?} alone");
     drop(crowd);
-    let gone = Instant::now();
-    while bench.door.places.load(Ordering::SeqCst) > 0 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-        assert!(gone.elapsed() < SOON, "{:?} stay", bench.door.places);
-    }
+    bench.places(0).await;
 }
 
 pub(crate) async fn a_service_that_panics_ends_no_other_stream(plane: DataPlane) {
