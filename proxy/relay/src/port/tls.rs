@@ -470,11 +470,7 @@ impl TlsPort {
             }
             // An empty record, which is allowed, or the end: the read that comes next tells them apart.
             Ok(0) => Err(io::ErrorKind::InvalidInput.into()),
-            Ok(count) => {
-                self.opened_by_kernel(count);
-                Ok(count)
-            }
-            Err(error) => Err(error),
+            other => other.inspect(|count| self.opened_by_kernel(*count)),
         }
     }
 
