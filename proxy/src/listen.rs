@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use metrics::counter;
 use net::shutdown::Shutdown;
-use rustix::net::sockopt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::warn;
@@ -90,7 +89,7 @@ pub(crate) async fn accept(
         match accepted {
             Ok((socket, from)) => match gate.admit(from, Instant::now()) {
                 Ok(admission) => {
-                    if let Err(error) = prepare(&socket) {
+                    if let Err(error) = relay::prepare(&socket) {
                         tracing::debug!(%error, "a socket's options could not be set");
                     }
                     serve(socket, from, admission);
@@ -113,16 +112,6 @@ pub(crate) async fn accept(
     }
 }
 
-/// Small writes leave at once, and a peer that has vanished is found out.
-pub(crate) fn prepare(socket: &TcpStream) -> io::Result<()> {
-    socket.set_nodelay(true)?;
-    sockopt::set_socket_keepalive(socket, true)?;
-    sockopt::set_tcp_keepidle(socket, KEEPALIVE_IDLE)?;
-    sockopt::set_tcp_keepintvl(socket, KEEPALIVE_INTERVAL)?;
-    sockopt::set_tcp_keepcnt(socket, KEEPALIVE_COUNT)?;
-    Ok(())
-}
-
 /// The connection was gone before it was accepted (accept(2), "Error handling").
 fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(
@@ -135,11 +124,6 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 
 /// Long enough not to spin, short enough not to be felt.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
-/// Below the five minutes after which common NAT gateways forget a connection.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
-/// With [`KEEPALIVE_COUNT`]: a dead peer is known after another minute.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
-const KEEPALIVE_COUNT: u32 = 4;
 
 #[cfg(test)]
 mod tests {

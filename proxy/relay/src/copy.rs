@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::leg::Leg;
 use crate::pool::Pool;
+use crate::stream::patience;
 use crate::{End, Limits, Meters, Outcome};
 
 /// A stream on its way.
@@ -127,15 +128,9 @@ impl<'a> Transfer<'a> {
 
     /// How long nothing may move.
     fn patience(&self) -> Option<Duration> {
-        let idle = self.limits.idle_timeout;
-        let most = |limit: Duration| Some(idle.map_or(limit, |idle| idle.min(limit)));
-        if self.from_client.is_refused() || self.from_target.is_refused() {
-            most(REFUSED_DRAIN)
-        } else if self.from_client.is_over() || self.from_target.is_over() {
-            most(HALF_CLOSED_IDLE)
-        } else {
-            idle
-        }
+        let refused = self.from_client.is_refused() || self.from_target.is_refused();
+        let half_closed = self.from_client.is_over() || self.from_target.is_over();
+        patience(self.limits, refused, half_closed)
     }
 
     fn refused(&self) -> Option<io::Error> {
@@ -297,9 +292,3 @@ impl<'a> Direction<'a> {
 fn refusal(error: io::Error) -> State {
     State::Refused(error.kind())
 }
-
-/// After one side has closed its half and nothing moves any more: a half-closed stream outlives a long answer, but not
-/// for ever, also where no idle timeout is set.
-const HALF_CLOSED_IDLE: Duration = Duration::from_secs(3600);
-/// After one side takes no more, for what it still has to say (an error message, an exit status).
-const REFUSED_DRAIN: Duration = Duration::from_secs(5);

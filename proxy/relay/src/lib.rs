@@ -49,6 +49,7 @@ use tokio_util::sync::CancellationToken;
 pub use crate::ladder::{DataPlane, Ladder, LadderError, Rung, UnknownDataPlane};
 pub use crate::leg::{Io, Leg};
 pub use crate::service::{Given, Next, OpeningFault, Place, Service};
+pub use crate::socket::prepare;
 
 use crate::copy::Transfer;
 use crate::pool::Pool;

@@ -26,7 +26,10 @@ pub(crate) fn listener(address: SocketAddr) -> io::Result<OwnedFd> {
 }
 
 /// Small writes leave at once, and a peer that has vanished is found out.
-pub(crate) fn prepare(socket: impl AsFd) -> io::Result<()> {
+///
+/// # Errors
+/// It is no TCP socket, or one that is gone.
+pub fn prepare(socket: impl AsFd) -> io::Result<()> {
     sockopt::set_tcp_nodelay(&socket, true)?;
     sockopt::set_socket_keepalive(&socket, true)?;
     sockopt::set_tcp_keepidle(&socket, KEEPALIVE_IDLE)?;

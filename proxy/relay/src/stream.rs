@@ -133,15 +133,8 @@ impl<S: Side> Stream<S> {
 
     /// How long nothing may move.
     fn patience(&self) -> Option<Duration> {
-        let idle = self.limits.idle_timeout;
-        let most = |limit: Duration| Some(idle.map_or(limit, |idle| idle.min(limit)));
-        if self.refused().is_some() {
-            most(REFUSED_DRAIN)
-        } else if self.from_client.is_over() || self.from_target.is_over() {
-            most(HALF_CLOSED_IDLE)
-        } else {
-            idle
-        }
+        let half_closed = self.from_client.is_over() || self.from_target.is_over();
+        patience(self.limits, self.refused().is_some(), half_closed)
     }
 
     fn refused(&self) -> Option<io::ErrorKind> {
@@ -219,10 +212,23 @@ impl Stream<Port> {
     }
 }
 
+/// How long nothing may move in a stream, of whose sides one takes nothing more or has closed its half.
+pub(crate) fn patience(limits: Limits, refused: bool, half_closed: bool) -> Option<Duration> {
+    let idle = limits.idle_timeout;
+    let most = |limit: Duration| Some(idle.map_or(limit, |idle| idle.min(limit)));
+    if refused {
+        most(REFUSED_DRAIN)
+    } else if half_closed {
+        most(HALF_CLOSED_IDLE)
+    } else {
+        idle
+    }
+}
+
 /// A turn's bytes per direction, then the next stream has its turn: a millisecond or less.
 pub(crate) const TURN_BYTES: usize = 1024 * 1024;
 /// After one side has closed its half and nothing moves any more: a half-closed stream outlives a long answer, but not
 /// for ever, also where no idle timeout is set.
-pub(crate) const HALF_CLOSED_IDLE: Duration = Duration::from_secs(3600);
+const HALF_CLOSED_IDLE: Duration = Duration::from_secs(3600);
 /// After one side takes no more, for what it still has to say (an error message, an exit status).
-pub(crate) const REFUSED_DRAIN: Duration = Duration::from_secs(5);
+const REFUSED_DRAIN: Duration = Duration::from_secs(5);
