@@ -40,6 +40,7 @@ pub(crate) trait Side {
     fn prepare_splice_in(&mut self) -> bool;
     /// The same for bytes to here.
     fn prepare_splice_out(&mut self) -> bool;
+    /// 0 and `InvalidInput`: what is there has to be read.
     fn splice_in(&mut self, pipe: &Self::Pipe, max: usize) -> io::Result<usize>;
     fn splice_out(&mut self, pipe: &Self::Pipe, len: usize) -> io::Result<usize>;
 }
@@ -222,23 +223,21 @@ impl<Pipe> Direction<Pipe> {
         kit: &mut Kit<impl Lender<Pipe>>,
     ) -> io::Result<usize> {
         match reader.splice_in(&pipe, PIPE_BYTES) {
-            Ok(0) => {
-                kit.pipes.give_back(pipe);
-                self.reader_ended(reader)
-            }
-            Ok(held) => {
+            Ok(held) if held > 0 => {
                 self.note(held);
                 self.state = State::Piped { pipe, held };
                 Ok(held)
             }
-            Err(error) => {
+            Err(error) if error.kind() != io::ErrorKind::InvalidInput => {
                 kit.pipes.give_back(pipe);
-                if error.kind() == io::ErrorKind::InvalidInput {
-                    // Not for a pipe, but there: a control record of kernel TLS. A read takes it.
-                    self.run = 0;
-                    return Err(io::ErrorKind::Interrupted.into());
-                }
                 Err(error)
+            }
+            // Something that is not for a pipe: an end, the mark of urgent data, an empty or a control record of kernel TLS.
+            // The read that comes next tells them apart.
+            Ok(_) | Err(_) => {
+                kit.pipes.give_back(pipe);
+                self.run = 0;
+                Err(io::ErrorKind::Interrupted.into())
             }
         }
     }

@@ -204,11 +204,7 @@ impl Side for Port {
 
     fn splice_in(&mut self, pipe: &Pipe, max: usize) -> io::Result<usize> {
         match &mut self.tls {
-            // Nothing: an end, or the mark of urgent data, at which a splice stops too. The read that comes next tells.
-            None => match self.socket.splice_in(pipe, max) {
-                Ok(0) => Err(io::ErrorKind::InvalidInput.into()),
-                other => other,
-            },
+            None => self.socket.splice_in(pipe, max),
             Some(tls) => tls.splice_in(&mut self.socket, pipe, max),
         }
     }

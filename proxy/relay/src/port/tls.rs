@@ -468,8 +468,6 @@ impl TlsPort {
                 self.receive = Receive::Kernel { control: true, closed: false };
                 Err(io::ErrorKind::InvalidInput.into())
             }
-            // An empty record, which is allowed, or the end: the read that comes next tells them apart.
-            Ok(0) => Err(io::ErrorKind::InvalidInput.into()),
             other => other.inspect(|count| self.opened_by_kernel(*count)),
         }
     }

@@ -18,11 +18,7 @@ impl Worker {
         self.discard(who, client.socket(), Some(target.socket()));
         drop((client, target));
         self.shared.leave(id);
-        match report {
-            // Whoever asked may be gone.
-            Report::Asker(done) => drop(done.send(outcome)),
-            Report::Service { service, from, .. } => tell(|| service.ended(from, &outcome)),
-        }
+        report.tell(outcome);
     }
 
     /// Takes apart every stream that another process can go on with.
@@ -42,10 +38,7 @@ impl Worker {
             self.shared.leave(id);
             moved.push(stream.into_moved(tag, &mut self.kit));
             let outcome = Outcome { bytes_from_client, bytes_from_target, end: End::Moved };
-            match report {
-                Report::Asker(done) => drop(done.send(outcome)),
-                Report::Service { service, from, .. } => tell(|| service.ended(from, &outcome)),
-            }
+            report.tell(outcome);
         }
         moved
     }
@@ -93,6 +86,17 @@ impl Worker {
         self.unlisten();
         for who in self.everyone() {
             self.finish(who, End::Cut);
+        }
+    }
+}
+
+impl Report {
+    /// Tells whoever is to learn of the end.
+    fn tell(self, outcome: Outcome) {
+        match self {
+            // Whoever asked may be gone.
+            Self::Asker(done) => drop(done.send(outcome)),
+            Self::Service { service, from, .. } => tell(|| service.ended(from, &outcome)),
         }
     }
 }
