@@ -9,8 +9,9 @@ use super::on_threads;
 use super::stream::{Buffer, Stream, Target};
 use crate::upstream;
 
-/// Threads that open connections, and that take turns later.
-const WORKERS: usize = 8;
+/// Threads that open connections, and that take turns later: as many with few connections as with many, so that as many
+/// turns are under way.
+const WORKERS: usize = 5;
 /// What one turn sends and gets back.
 pub(crate) const TURN_BYTES: usize = 16 << 10;
 
@@ -32,7 +33,7 @@ fn open_one(target: &Target) -> Result<Stream> {
     Ok(stream)
 }
 
-/// Lets the connections take turns, a few at a time, `turns` in all.
+/// Lets the connections take turns, one per thread at a time, `turns` in all.
 pub(crate) fn take_turns(streams: &mut [Stream], turns: u64) -> Result<()> {
     let share = streams.len().div_ceil(WORKERS).max(1);
     let taken = AtomicU64::new(0);
