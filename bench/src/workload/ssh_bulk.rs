@@ -45,6 +45,7 @@ fn jump(bench: &Bench, way: Way) -> Result<Contest<'_>> {
         let cluster = bench.cluster()?;
         let pid = cluster.measure(Part::Bastion)?;
         Ok(Box::new(move || {
+            cluster.wait_for_uploads()?;
             sample(pid, &command(&mut past(cluster, way), &cluster.destination(), bytes), bytes)
         }))
     });
@@ -101,7 +102,10 @@ pub(super) fn whole_way(bench: &Bench) -> Result<Contest<'_>> {
         cluster.measure(Part::Everything)?;
         let mut tsh = cluster.command("tsh");
         tsh.args(["ssh", &cluster.tsh_destination(), &remote]);
-        Ok(Box::new(move || wall(&tsh)))
+        Ok(Box::new(move || {
+            cluster.wait_for_uploads()?;
+            wall(&tsh)
+        }))
     });
     // Its default cipher first: that is what people run.
     for (name, cipher) in [("sshd", None), ("sshd-aes128", Some(CIPHER))] {
