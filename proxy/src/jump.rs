@@ -2,12 +2,12 @@
 //! channels to nodes as [`crate::user`] does streams. Everything else that SSH can do is refused. What travels inside is
 //! SSH again, end to end with the node.
 
-use std::io;
+mod greeting;
+mod wire;
+
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use pki::{IdentityError, UserIdentity};
@@ -18,16 +18,17 @@ use relay::Leg;
 use russh::keys::ssh_key::Algorithm;
 use russh::keys::{Certificate, PublicKey};
 use russh::server::{Auth, ChannelOpenHandle, Config, Handler, Msg, PublicKeyOffer, Session};
-use russh::{Channel, ChannelOpenFailure, MethodKind, MethodSet, SshId};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use russh::{Channel, ChannelOpenFailure, MethodKind, MethodSet, Preferred, SshId};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::sync::CancellationToken;
 
 use crate::Core;
 use crate::carry::carry;
 use crate::dial::{Ask, Refused, dial};
+use crate::jump::greeting::{Offer, VERSION};
+use crate::jump::wire::Wire;
 use crate::listen::Admission;
 use crate::quota::Counted;
 use crate::user::new_trace;
@@ -60,7 +61,7 @@ impl JumpError {
 /// Serves one connection until its end.
 pub(crate) async fn serve(
     core: &Arc<Core>,
-    socket: TcpStream,
+    mut socket: TcpStream,
     from: SocketAddr,
     admission: Admission,
 ) -> Result<(), JumpError> {
@@ -79,8 +80,10 @@ pub(crate) async fn serve(
         channels: Arc::default(),
         end: end.clone(),
     };
-    let stream = Ending { socket, end: Box::pin(end.cancelled_owned()) };
-    let running = russh::server::run_stream(config(core)?, stream, connection);
+    let greeting = greeting::exchange(&mut socket, deadline).await?;
+    let config = config(core, greeting.offer)?;
+    let wire = Wire::after_greeting(socket, greeting.bytes, end);
+    let running = russh::server::run_stream(config, wire, connection);
     let running = timeout_at(deadline, running).await.map_err(|_| JumpError::TimedOut)??;
     tokio::pin!(running);
     tokio::select! {
@@ -94,14 +97,15 @@ pub(crate) async fn serve(
     Ok(running.await?)
 }
 
-fn config(core: &Core) -> Result<Arc<Config>, JumpError> {
+fn config(core: &Core, offer: Offer) -> Result<Arc<Config>, JumpError> {
     let credentials = core.host.credentials();
     let certificate =
         Certificate::from_openssh(&credentials.ssh_certificate).map_err(|_| JumpError::HostKey)?;
     let mut methods = MethodSet::empty();
     methods.push(MethodKind::PublicKey);
     Ok(Arc::new(Config {
-        server_id: SshId::Standard("SSH-2.0-postern".into()),
+        server_id: SshId::Raw(VERSION.into()),
+        preferred: Preferred { cipher: offer.ciphers().into(), ..Preferred::DEFAULT },
         methods,
         keys: vec![credentials.keys.ssh().clone()],
         certificates: vec![certificate],
@@ -314,49 +318,6 @@ impl Jump {
 
 fn failure(code: u32, reason: impl Into<String>) -> ChannelOpenFailure {
     ChannelOpenFailure::Other { code, reason: reason.into() }
-}
-
-/// The connection's socket, which fails from the moment `end` says so: a session task that waits for anything ends.
-struct Ending {
-    socket: TcpStream,
-    end: Pin<Box<WaitForCancellationFutureOwned>>,
-}
-
-impl Ending {
-    fn poll_end(&mut self, context: &mut Context<'_>) -> io::Result<()> {
-        match self.end.as_mut().poll(context) {
-            Poll::Ready(()) => Err(io::ErrorKind::ConnectionAborted.into()),
-            Poll::Pending => Ok(()),
-        }
-    }
-}
-
-impl AsyncRead for Ending {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        self.poll_end(context)?;
-        Pin::new(&mut self.socket).poll_read(context, buffer)
-    }
-}
-
-impl AsyncWrite for Ending {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.poll_end(context)?;
-        Pin::new(&mut self.socket).poll_write(context, bytes)
-    }
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_flush(context)
-    }
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_shutdown(context)
-    }
 }
 
 /// Reason codes of RFC 4254, section 5.1.

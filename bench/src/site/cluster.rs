@@ -8,7 +8,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::Value;
@@ -221,6 +221,17 @@ impl Cluster {
             Part::Node => node.pid(),
         })
     }
+
+    /// Waits until the node has handed over every recording: what a session leaves behind is no cost of the next one.
+    pub(crate) fn wait_for_uploads(&self) -> Result<()> {
+        let recordings = self.dir.join("node/node/recordings");
+        let deadline = Instant::now() + UPLOADED_WITHIN;
+        while fs::read_dir(&recordings)?.next().is_some() {
+            ensure!(Instant::now() < deadline, "recordings stay in {}", recordings.display());
+            std::thread::sleep(UPLOAD_POLL);
+        }
+        Ok(())
+    }
 }
 
 /// A daemon, once it says that it is ready.
@@ -278,3 +289,7 @@ pub(super) fn text(value: &Value, pointer: &str) -> Result<String> {
     let found = value.pointer(pointer).and_then(Value::as_str);
     Ok(found.with_context(|| format!("no {pointer} in the answer"))?.to_owned())
 }
+
+/// A session's recording, 100 MB at most, takes below a second.
+const UPLOADED_WITHIN: Duration = Duration::from_secs(60);
+const UPLOAD_POLL: Duration = Duration::from_millis(50);

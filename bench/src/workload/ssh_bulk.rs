@@ -45,6 +45,7 @@ fn jump(bench: &Bench, way: Way) -> Result<Contest<'_>> {
         let cluster = bench.cluster()?;
         let pid = cluster.measure(Part::Bastion)?;
         Ok(Box::new(move || {
+            cluster.wait_for_uploads()?;
             sample(pid, &command(&mut past(cluster, way), &cluster.destination(), bytes), bytes)
         }))
     });
@@ -75,8 +76,13 @@ fn past(cluster: &Cluster, way: Way) -> Command {
 }
 
 fn command(ssh: &mut Command, destination: &str, bytes: u64) -> Command {
-    ssh.args(["-c", CIPHER, destination, &format!("head -c {bytes} /dev/zero")]);
+    ssh.args(["-c", CIPHER, destination, &source(bytes)]);
     std::mem::replace(ssh, Command::new("ssh"))
+}
+
+/// What the session runs. `head -c` writes 4 KiB at a time: then the scheduler decides how many of them become one packet.
+fn source(bytes: u64) -> String {
+    format!("dd if=/dev/zero bs=64K count={} status=none", bytes >> 16)
 }
 
 fn sample(pid: u32, command: &Command, bytes: u64) -> Result<Sample> {
@@ -94,14 +100,17 @@ pub(super) fn whole_way(bench: &Bench) -> Result<Contest<'_>> {
         ensure!(count == bytes, "{count} bytes arrived, not {bytes}");
         Ok(vec![(WALL_RATE, as_f64(bytes) / 1e9 / took.as_secs_f64())])
     };
-    let remote = format!("head -c {bytes} /dev/zero");
+    let remote = source(bytes);
     let mut contest = Contest::empty();
     contest.ours(|| {
         let cluster = bench.cluster()?;
         cluster.measure(Part::Everything)?;
         let mut tsh = cluster.command("tsh");
         tsh.args(["ssh", &cluster.tsh_destination(), &remote]);
-        Ok(Box::new(move || wall(&tsh)))
+        Ok(Box::new(move || {
+            cluster.wait_for_uploads()?;
+            wall(&tsh)
+        }))
     });
     // Its default cipher first: that is what people run.
     for (name, cipher) in [("sshd", None), ("sshd-aes128", Some(CIPHER))] {

@@ -1,9 +1,10 @@
 //! Native tools unchanged: OpenSSH's ssh, scp, sftp and agent, rsync, git, asyncssh, and our own tsh beside them.
 
 use std::fs;
+use std::path::PathBuf;
 
 use crate::account::Account;
-use crate::cluster::{CLUSTER, NODE, at, shared};
+use crate::cluster::{CLUSTER, Cluster, NODE, User, at, shared};
 use crate::run::{Run, repository, until};
 
 #[test]
@@ -121,27 +122,7 @@ fn a_shell_with_tsh_ends_with_its_status() {
 #[test]
 fn through_the_jump_host() {
     let cluster = shared();
-    let user = cluster.user("jump", "access-all", "root");
-    let ssh_config = cluster.ssh_config(&user);
-    // What `ssh -J` needs besides the jump address: the certificate and the authority, for both hops.
-    let config = fs::read_to_string(&ssh_config).unwrap();
-    let take = |key: &str| {
-        config
-            .lines()
-            .find_map(|line| line.trim().strip_prefix(key))
-            .unwrap()
-            .trim()
-            .trim_matches('"')
-            .to_owned()
-    };
-    let plain = format!(
-        "Host *\n  UserKnownHostsFile {}\n  IdentityFile {}\n  CertificateFile {}\n  IdentitiesOnly yes\n  StrictHostKeyChecking yes\n",
-        take("UserKnownHostsFile"),
-        take("IdentityFile"),
-        take("CertificateFile"),
-    );
-    let path = user.home.join("jump_config");
-    fs::write(&path, plain).unwrap();
+    let path = jump_config(cluster, &cluster.user("jump", "access-all", "root"));
     let jump = format!("root@localhost:{}", cluster.jump);
     let host = format!("root@{NODE}.{CLUSTER}");
     let run = |target: &str| {
@@ -164,6 +145,65 @@ fn through_the_jump_host() {
     };
     direct(&["id"]).refused("");
     direct(&["-s", "sftp"]).refused("");
+}
+
+/// The client's order of ciphers wins in SSH, and OpenSSH's begins with the one that costs most.
+#[test]
+fn the_jump_host_takes_the_cheapest_cipher_that_the_client_allows() {
+    let cluster = shared();
+    let path = jump_config(cluster, &cluster.user("jump-cipher", "access-all", "root"));
+    let check = |ciphers: &str, expect: &str| {
+        let outer = format!(
+            "ssh -v -F {} {ciphers} -p {} -W %h:%p root@localhost",
+            path.display(),
+            cluster.jump
+        );
+        let done = Run::new("ssh")
+            .arg("-F")
+            .arg(&path)
+            .args([&format!("-oProxyCommand={outer}"), &format!("root@{NODE}.{CLUSTER}")])
+            .arg("head -c 3000000 /dev/zero | wc -c; cat | wc -c")
+            .input(vec![b'x'; 3_000_000])
+            .wait()
+            .good();
+        assert_eq!(done.text().matches("3000000").count(), 2, "{}", done.text());
+        for way in ["server->client", "client->server"] {
+            let line = format!("kex: {way} cipher: {expect} ");
+            assert!(done.stderr.contains(&line), "no {line:?} in {}", done.stderr);
+        }
+    };
+    let has_aes = fs::read_to_string("/proc/cpuinfo").unwrap().contains(" aes");
+    let chacha = "chacha20-poly1305@openssh.com";
+    check("", if has_aes { "aes128-gcm@openssh.com" } else { chacha });
+    check(
+        "-c chacha20-poly1305@openssh.com,aes256-gcm@openssh.com",
+        if has_aes { "aes256-gcm@openssh.com" } else { chacha },
+    );
+    check("-c chacha20-poly1305@openssh.com", chacha);
+    check("-c aes256-ctr", "aes256-ctr");
+}
+
+/// What `ssh -J` needs besides the jump address: the certificate and the authority, for both hops.
+fn jump_config(cluster: &Cluster, user: &User) -> PathBuf {
+    let config = fs::read_to_string(cluster.ssh_config(user)).unwrap();
+    let take = |key: &str| {
+        config
+            .lines()
+            .find_map(|line| line.trim().strip_prefix(key))
+            .unwrap()
+            .trim()
+            .trim_matches('"')
+            .to_owned()
+    };
+    let plain = format!(
+        "Host *\n  UserKnownHostsFile {}\n  IdentityFile {}\n  CertificateFile {}\n  IdentitiesOnly yes\n  StrictHostKeyChecking yes\n",
+        take("UserKnownHostsFile"),
+        take("IdentityFile"),
+        take("CertificateFile"),
+    );
+    let path = user.home.join("jump_config");
+    fs::write(&path, plain).unwrap();
+    path
 }
 
 // tidy: long-function: one story, told in order

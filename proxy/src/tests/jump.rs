@@ -8,7 +8,8 @@ use russh::client::{self, Handle};
 use russh::keys::ssh_key::Algorithm;
 use russh::keys::{Certificate, PrivateKeyWithHashAlg, PublicKeyOrCertificate};
 use russh::{ChannelOpenFailure, Error};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use super::cluster::{Authority, Bench, Person, echoes, lock, within};
 use crate::Limits;
@@ -70,6 +71,23 @@ async fn a_channel_reaches_its_node() {
     echoes(&mut second, &vec![7; 2_000_000]).await;
     echoes(&mut first, b"still there").await;
     assert_eq!(bench.proxy.streams(), 2);
+}
+
+/// RFC 4253 lets either side wait for the other's KEXINIT.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_waits_for_our_offer_gets_all_of_it() {
+    let bench = Bench::start().await;
+    let mut socket = TcpStream::connect(bench.proxy.jump_addr().unwrap()).await.unwrap();
+    socket.write_all(b"SSH-2.0-patient\r\n").await.unwrap();
+    let mut line = vec![0; b"SSH-2.0-postern\r\n".len()];
+    within(socket.read_exact(&mut line)).await.unwrap();
+    assert_eq!(line, b"SSH-2.0-postern\r\n");
+    let mut packet = vec![0; within(socket.read_u32()).await.unwrap().try_into().unwrap()];
+    within(socket.read_exact(&mut packet)).await.unwrap();
+    let packet = String::from_utf8_lossy(&packet);
+    for name in ["chacha20-poly1305@openssh.com", "aes256-gcm@openssh.com", "aes256-ctr"] {
+        assert!(packet.contains(name), "{name} in {packet}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
