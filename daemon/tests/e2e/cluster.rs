@@ -259,6 +259,19 @@ impl Cluster {
         Run::new("kill").args([signal, &pid]).wait().good();
     }
 
+    /// A process that a daemon has put in its place is no child of ours; its configuration is in our folder.
+    fn end_successors(&self) {
+        let ours = self.path().display().to_string();
+        for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let command = fs::read(process.path().join("cmdline")).unwrap_or_default();
+            if String::from_utf8_lossy(&command).contains(&ours) {
+                let pid = process.file_name();
+                // It may be gone by now.
+                let _gone = Command::new("kill").arg("-KILL").arg(pid).status();
+            }
+        }
+    }
+
     pub(crate) fn tctl(&self) -> Run {
         Run::new(program("tctl")).arg("--data-dir").arg(self.path().join(&self.auth_dir))
     }
@@ -402,9 +415,10 @@ impl Cluster {
 }
 
 impl Drop for Cluster {
-    /// A failed test shows what the daemons said last.
+    /// Ends what no test has started: successors of daemons. A failed test shows what the daemons said last.
     fn drop(&mut self) {
         const LINES: usize = 40;
+        self.end_successors();
         if !thread::panicking() {
             return;
         }
