@@ -162,7 +162,18 @@ fn with_no_file_it_is_a_cluster_on_loopback_and_tells_its_health() {
     };
     until("readiness", || get("/readyz").ends_with("200").then_some(()));
     assert!(get("/healthz").ends_with("200"));
-    assert!(get("/metrics").contains("postern_"));
+    let metrics = get("/metrics");
+    for series in [
+        "postern_relay_streams ",
+        "postern_relay_bytes_total{from=\"client\"} ",
+        "postern_relay_ktls_total{direction=\"receive\"} 0",
+        "postern_relay_accept_pauses_total 0",
+        "postern_proxy_tunnels ",
+        "postern_proxy_refusals_joined_total 0",
+        "postern_proxy_events_lost_total 0",
+    ] {
+        assert!(metrics.contains(series), "{series:?} is not in {metrics}");
+    }
     assert!(get("/nothing").ends_with("404"));
     let status = Run::new(program("postern"))
         .args(["status", "--data-dir"])
