@@ -1,6 +1,7 @@
 //! tctl and the daemon's own commands.
 
 use std::fs;
+use std::process::Command;
 
 use crate::cluster::{free_port, shared};
 use crate::run::{Run, program, until};
@@ -175,6 +176,15 @@ fn with_no_file_it_is_a_cluster_on_loopback_and_tells_its_health() {
         assert!(metrics.contains(series), "{series:?} is not in {metrics}");
     }
     assert!(get("/nothing").ends_with("404"));
+    // Nobody reads: no complaint, as with other tools.
+    for words in [&["status"][..], &["version"], &["configure"], &["completion", "bash"]] {
+        let (nobody, pipe) = std::io::pipe().unwrap();
+        drop(nobody);
+        let mut command = Command::new(program("postern"));
+        command.args(words).env("POSTERN_DATA_DIR", dir.path().join("data")).stdout(pipe);
+        let output = command.output().unwrap();
+        assert!(output.status.success() && output.stderr.is_empty(), "{words:?}: {output:?}");
+    }
     let status = Run::new(program("postern"))
         .args(["status", "--data-dir"])
         .arg(dir.path().join("data"))

@@ -390,6 +390,19 @@ impl Cluster {
         path
     }
 
+    /// What `ssh -J` needs besides the jump address: the certificate and the authority, for both hops.
+    pub(crate) fn jump_config(&self, user: &User) -> PathBuf {
+        let config = fs::read_to_string(self.ssh_config(user)).unwrap();
+        let mut text = "Host *\n  IdentitiesOnly yes\n  StrictHostKeyChecking yes\n".to_owned();
+        for key in ["UserKnownHostsFile", "IdentityFile", "CertificateFile"] {
+            let line = config.lines().find(|line| line.trim().starts_with(key)).unwrap();
+            text.push_str(&format!("{line}\n"));
+        }
+        let path = user.home.join("jump_config");
+        fs::write(&path, text).unwrap();
+        path
+    }
+
     /// Events that match, newest last; each a JSON object.
     #[track_caller]
     pub(crate) fn events(&self, args: &[&str]) -> Vec<serde_json::Value> {

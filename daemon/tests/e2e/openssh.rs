@@ -122,26 +122,7 @@ fn a_shell_with_tsh_ends_with_its_status() {
 fn through_the_jump_host() {
     let cluster = shared();
     let user = cluster.user("jump", "access-all", "root");
-    let ssh_config = cluster.ssh_config(&user);
-    // What `ssh -J` needs besides the jump address: the certificate and the authority, for both hops.
-    let config = fs::read_to_string(&ssh_config).unwrap();
-    let take = |key: &str| {
-        config
-            .lines()
-            .find_map(|line| line.trim().strip_prefix(key))
-            .unwrap()
-            .trim()
-            .trim_matches('"')
-            .to_owned()
-    };
-    let plain = format!(
-        "Host *\n  UserKnownHostsFile {}\n  IdentityFile {}\n  CertificateFile {}\n  IdentitiesOnly yes\n  StrictHostKeyChecking yes\n",
-        take("UserKnownHostsFile"),
-        take("IdentityFile"),
-        take("CertificateFile"),
-    );
-    let path = user.home.join("jump_config");
-    fs::write(&path, plain).unwrap();
+    let path = cluster.jump_config(&user);
     let jump = format!("root@localhost:{}", cluster.jump);
     let host = format!("root@{NODE}.{CLUSTER}");
     let run = |target: &str| {

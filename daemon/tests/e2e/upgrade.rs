@@ -53,14 +53,18 @@ fn upgrade_by_signal(cluster: &Cluster) -> Told {
     until("the new process to take over", || Told::all(cluster).into_iter().nth(before))
 }
 
-fn proxy_pid(cluster: &Cluster) -> u64 {
+fn status(cluster: &Cluster) -> serde_json::Value {
     let data = cluster.path().join("proxy");
     let said = Run::new(program("postern"))
         .args(["status", "--format=json", "--data-dir"])
         .arg(&data)
         .wait()
         .text();
-    serde_json::from_str::<serde_json::Value>(&said).unwrap()["pid"].as_u64().unwrap()
+    serde_json::from_str(&said).unwrap()
+}
+
+fn proxy_pid(cluster: &Cluster) -> u64 {
+    status(cluster)["pid"].as_u64().unwrap()
 }
 
 /// Whether a process has ended; one of our own children stays listed until we ask how.
@@ -80,6 +84,13 @@ fn sessions_do_not_notice_that_the_proxy_is_replaced() {
     let mut shell = cluster.openssh("ssh", &user).args([&at("root"), "cat"]).spawn();
     shell.say("before\n");
     shell.hear("before");
+    // One that cannot be handed over.
+    let mut jumped = Run::new("ssh").arg("-F").arg(cluster.jump_config(&user));
+    jumped = jumped.args(["-J", &format!("root@localhost:{}", cluster.jump), &at("root"), "cat"]);
+    let mut jumped = jumped.spawn();
+    jumped.say("before\n");
+    jumped.hear("before");
+    let first = proxy_pid(&cluster);
     let sum = "seq 1 12000000 | sha256sum";
     let expected = Run::new("sh").args(["-c", sum]).wait().good().text();
     // The client's side of the same: all bytes go through the proxy, all the time.
@@ -99,11 +110,33 @@ fn sessions_do_not_notice_that_the_proxy_is_replaced() {
         shell.say(&format!("after {round}\n"));
         shell.hear(&format!("after {round}"));
         assert_eq!(proxy_pid(&cluster), pid);
+        // Whatever it starts finds no old process there.
+        assert_eq!(fs::read_link(format!("/proc/{pid}/fd/0")).unwrap().to_str(), Some("/dev/null"));
     }
+    let lingers = until("the first process to be shown", || {
+        let status = status(&cluster);
+        status["lingering"].as_array()?.iter().find(|process| process["pid"] == first).cloned()
+    });
+    assert_eq!(lingers["streams"], 1);
+    jumped.say("still\n");
+    jumped.hear("still");
     assert_eq!(download.join().unwrap().good().text(), expected);
     // The node is on its way to the new process: a session that opens now waits for it.
     let ssh = cluster.openssh("ssh", &user).args([&at("root"), "echo new"]).wait().good();
     assert_eq!(ssh.text(), "new\n");
+    // What an upgrade cannot change is not passed over in silence.
+    let config = cluster.path().join("proxy.yaml");
+    let text = fs::read_to_string(&config).unwrap();
+    let listen = format!("listen_addr: 127.0.0.1:{}", cluster.jump);
+    assert!(text.contains(&listen));
+    fs::write(&config, text.replace(&listen, "listen_addr: 127.0.0.1:1")).unwrap();
+    let data = cluster.path().join("proxy");
+    let told =
+        Run::new(program("postern")).args(["upgrade", "--data-dir"]).arg(&data).wait().good();
+    let warning =
+        "proxy_service.listen_addr is 127.0.0.1:1 now, but an upgrade keeps its listeners";
+    assert!(told.text().contains(warning), "{}", told.text());
+    assert!(fs::read_to_string(cluster.log_path("proxy")).unwrap().contains(warning));
     // A lock reaches what another process had before.
     cluster.tctl().args(["lock", "--user=upgrade"]).wait().good();
     until("the proxy to cut the stream", || {
