@@ -104,13 +104,8 @@ async fn live(config: Config) -> anyhow::Result<()> {
     };
     notify(&[sd_notify::NotifyState::Ready]);
     info!(roles = roles.join(","), "started");
-    if let (Some(predecessor), Some(proxy), Some(section)) =
-        (predecessor, &running.proxy, &config.proxy)
-    {
-        let kept = kept_addresses(section, proxy);
-        kept.iter().for_each(|kept| warn!("{kept}"));
-        let streams = predecessor.take_streams(proxy, kept).await;
-        info!(streams, "what the old process relayed goes on here");
+    if let Some(predecessor) = predecessor {
+        take_over(predecessor, &config, &running).await;
     }
     let mut held = Held { lock: Some(lock), diag_tcp };
     let ending =
@@ -140,6 +135,15 @@ async fn live(config: Config) -> anyhow::Result<()> {
             Err(anyhow!("the upgrade failed after this process had stopped accepting"))
         }
     }
+}
+
+/// Goes on with what the old process relayed, and says what of its addresses stays.
+async fn take_over(predecessor: Predecessor, config: &Config, running: &Running) {
+    let (Some(section), Some(proxy)) = (&config.proxy, &running.proxy) else { return };
+    let kept = kept_addresses(section, proxy);
+    kept.iter().for_each(|kept| warn!("{kept}"));
+    let streams = predecessor.take_streams(proxy, kept).await;
+    info!(streams, "what the old process relayed goes on here");
 }
 
 /// How the daemon's time to serve ends.

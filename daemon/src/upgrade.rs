@@ -251,7 +251,7 @@ impl Successor {
         if moved != count {
             warn!(sent = count, taken = moved, "some streams were lost on the way");
         }
-        Ok(Report { pid: self.child.id(), moved, stayed: proxy.streams(), kept })
+        Ok(Report { pid: self.child.id(), moved, stayed: proxy.stayed().await, kept })
     }
 }
 

@@ -113,18 +113,29 @@ fn sessions_do_not_notice_that_the_proxy_is_replaced() {
         // Whatever it starts finds no old process there.
         assert_eq!(fs::read_link(format!("/proc/{pid}/fd/0")).unwrap().to_str(), Some("/dev/null"));
     }
-    let lingers = until("the first process to be shown", || {
+    until("the first process to be shown with what it has left", || {
         let status = status(&cluster);
-        status["lingering"].as_array()?.iter().find(|process| process["pid"] == first).cloned()
+        let mut lingering = status["lingering"].as_array()?.iter();
+        lingering.any(|process| process["pid"] == first && process["streams"] == 1).then_some(())
     });
-    assert_eq!(lingers["streams"], 1);
     jumped.say("still\n");
     jumped.hear("still");
     assert_eq!(download.join().unwrap().good().text(), expected);
     // The node is on its way to the new process: a session that opens now waits for it.
     let ssh = cluster.openssh("ssh", &user).args([&at("root"), "echo new"]).wait().good();
     assert_eq!(ssh.text(), "new\n");
-    // What an upgrade cannot change is not passed over in silence.
+    a_changed_address_is_told(&cluster);
+    // A lock reaches what another process had before.
+    cluster.tctl().args(["lock", "--user=upgrade"]).wait().good();
+    until("the proxy to cut the stream", || {
+        let log = fs::read_to_string(cluster.log_path("proxy")).unwrap();
+        log.lines().any(|line| line.contains("a stream is cut")).then_some(())
+    });
+    assert_ne!(shell.finish(), 0);
+}
+
+/// What an upgrade cannot change is not passed over in silence.
+fn a_changed_address_is_told(cluster: &Cluster) {
     let config = cluster.path().join("proxy.yaml");
     let text = fs::read_to_string(&config).unwrap();
     let listen = format!("listen_addr: 127.0.0.1:{}", cluster.jump);
@@ -137,13 +148,6 @@ fn sessions_do_not_notice_that_the_proxy_is_replaced() {
         "proxy_service.listen_addr is 127.0.0.1:1 now, but an upgrade keeps its listeners";
     assert!(told.text().contains(warning), "{}", told.text());
     assert!(fs::read_to_string(cluster.log_path("proxy")).unwrap().contains(warning));
-    // A lock reaches what another process had before.
-    cluster.tctl().args(["lock", "--user=upgrade"]).wait().good();
-    until("the proxy to cut the stream", || {
-        let log = fs::read_to_string(cluster.log_path("proxy")).unwrap();
-        log.lines().any(|line| line.contains("a stream is cut")).then_some(())
-    });
-    assert_ne!(shell.finish(), 0);
 }
 
 /// With programs for everything but the crowd's two ends: the proxy's daemon alone, a node of the cluster with SSH
