@@ -199,12 +199,20 @@ pub(crate) fn version_line(program: &Path, arguments: &[&str]) -> Option<String>
     let output = Command::new(program).args(arguments).stdin(Stdio::null()).output().ok()?;
     let said = [output.stdout, output.stderr].concat();
     let said = String::from_utf8_lossy(&said).into_owned();
-    said.lines().map(str::trim).find(|line| !line.is_empty()).map(str::to_owned)
+    let is_version = |line: &&str| line.contains(|c: char| c.is_ascii_digit());
+    said.lines().map(str::trim).find(is_version).map(str::to_owned)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_version_has_a_number() {
+        let said = "echo Getting ready; echo; echo 'tool 1.2 of today' >&2";
+        let line = version_line(Path::new("sh"), &["-c", said]);
+        assert_eq!(line.as_deref(), Some("tool 1.2 of today"));
+    }
 
     #[test]
     fn a_listener_is_seen() {

@@ -46,8 +46,7 @@ pub(crate) struct ConfigureArgs {
 pub(crate) fn run(args: &ConfigureArgs) -> anyhow::Result<()> {
     let text = file_text(args);
     if args.output == "stdout" {
-        print!("{text}");
-        return Ok(());
+        return Ok(crate::output::print(&text)?);
     }
     use std::io::Write;
     let mut file = std::fs::OpenOptions::new()

@@ -30,8 +30,18 @@ const HEAD_WITHIN: Duration = Duration::from_secs(10);
 /// Longest life of a connection.
 const CONNECTION_WITHIN: Duration = Duration::from_secs(300);
 
-/// File name of the local status socket.
-pub(crate) const SOCKET: &str = "postern.sock";
+/// The local status socket of the daemon that serves.
+pub(crate) fn socket(data_dir: &Path) -> PathBuf {
+    data_dir.join("postern.sock")
+}
+
+/// The same of a process that an upgrade has replaced, while it lingers.
+pub(crate) fn lingering_socket(data_dir: &Path, pid: u32) -> PathBuf {
+    data_dir.join(format!("{LINGERING_PREFIX}{pid}.sock"))
+}
+
+/// What names of [`lingering_socket`] begin with.
+pub(crate) const LINGERING_PREFIX: &str = "postern-";
 
 /// What the answers are made of.
 #[derive(Clone)]
@@ -89,17 +99,16 @@ impl Diag {
     }
 
     /// Serves on the local socket, for our own user and root.
-    pub(crate) fn listen_socket(&self, data_dir: &Path) -> anyhow::Result<PathBuf> {
-        let path = data_dir.join(SOCKET);
-        match std::fs::remove_file(&path) {
+    pub(crate) fn listen_socket(&self, path: &Path) -> anyhow::Result<()> {
+        match std::fs::remove_file(path) {
             Ok(()) => {}
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(error).with_context(|| format!("{}", path.display())),
         }
         // The folder is private, so nobody can connect between bind and chmod.
-        let listener = UnixListener::bind(&path)
+        let listener = UnixListener::bind(path)
             .with_context(|| format!("cannot listen on {}", path.display()))?;
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
         let diag = self.clone();
         tokio::spawn(async move {
             loop {
@@ -109,7 +118,7 @@ impl Diag {
                 }
             }
         });
-        Ok(path)
+        Ok(())
     }
 
     fn serve(&self, socket: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, asker: Asker) {

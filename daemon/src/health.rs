@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +12,15 @@ pub(crate) struct RoleHealth {
     pub(crate) ready: bool,
     /// For people: what it listens on, or what it waits for.
     pub(crate) detail: String,
+}
+
+/// A process that an upgrade has replaced, and that still has what could not be handed over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Lingering {
+    pub(crate) pid: u32,
+    pub(crate) streams: usize,
+    /// Then it ends them.
+    pub(crate) left_s: u64,
 }
 
 /// State of the daemon.
@@ -23,6 +33,9 @@ pub(crate) struct Report {
     pub(crate) draining: bool,
     pub(crate) ready: bool,
     pub(crate) roles: BTreeMap<String, RoleHealth>,
+    /// A process says it of itself; whoever asks for the status puts them together.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) lingering: Vec<Lingering>,
 }
 
 /// Shared by everybody who writes or reads it.
@@ -44,6 +57,7 @@ impl Health {
             draining: false,
             ready: false,
             roles,
+            lingering: Vec::new(),
         };
         Self { report: Mutex::new(report) }
     }
@@ -67,6 +81,13 @@ impl Health {
 
     pub(crate) fn draining(&self) {
         self.change(|report| report.draining = true);
+    }
+
+    /// A new process serves; this one has so many streams left, and so much time for them.
+    pub(crate) fn lingers(&self, streams: usize, left: Duration) {
+        self.change(|report| {
+            report.lingering = vec![Lingering { pid: report.pid, streams, left_s: left.as_secs() }];
+        });
     }
 
     pub(crate) fn report(&self) -> Report {

@@ -14,10 +14,10 @@ use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
 use crate::config::Config;
-use crate::diag::{Diag, UpgradeAsked};
+use crate::diag::{self, Diag, UpgradeAsked};
 use crate::health::Health;
 use crate::start::{Running, start_roles};
-use crate::upgrade::{Predecessor, Report, Successor};
+use crate::upgrade::{Predecessor, Report, Successor, kept_addresses};
 
 /// After the drain, tasks get so long to end by themselves: longer than a node waits for a program that ignores SIGHUP
 /// before it kills it (5 s), and for its client to read why (2 s).
@@ -89,7 +89,8 @@ async fn live(config: Config) -> anyhow::Result<()> {
     let lock = lock(&config.data_dir)?;
     let (ask_upgrade, mut upgrades) = mpsc::channel(1);
     let diag = Diag::new(health.clone(), ask_upgrade)?;
-    let socket = diag.listen_socket(&config.data_dir)?;
+    let socket = diag::socket(&config.data_dir);
+    diag.listen_socket(&socket)?;
     let mut diag_tcp = None;
     if let Some(address) = config.diag_addr {
         let (address, task) = diag.listen(address).await?;
@@ -103,9 +104,8 @@ async fn live(config: Config) -> anyhow::Result<()> {
     };
     notify(&[sd_notify::NotifyState::Ready]);
     info!(roles = roles.join(","), "started");
-    if let (Some(predecessor), Some(proxy)) = (predecessor, &running.proxy) {
-        let streams = predecessor.take_streams(proxy).await;
-        info!(streams, "what the old process relayed goes on here");
+    if let Some(predecessor) = predecessor {
+        take_over(predecessor, &config, &running).await;
     }
     let mut held = Held { lock: Some(lock), diag_tcp };
     let ending =
@@ -120,16 +120,30 @@ async fn live(config: Config) -> anyhow::Result<()> {
         }
         // The socket is the new process's.
         Ending::Replaced => {
-            linger(config.upgrade_timeout, running, &shutdown, &mut signals).await;
+            let beside = diag::lingering_socket(&config.data_dir, std::process::id());
+            if let Err(error) = diag.listen_socket(&beside) {
+                warn!(error = format!("{error:#}"), "`postern status` will not show this process");
+            }
+            linger(config.upgrade_timeout, running, &health, &shutdown, &mut signals).await;
+            remove_socket(&beside);
             info!("stopped; the new process goes on");
             Ok(())
         }
         // Only a new start helps: the service manager is not kept waiting longer than for any other end.
         Ending::Stranded => {
-            linger(config.drain_timeout, running, &shutdown, &mut signals).await;
+            linger(config.drain_timeout, running, &health, &shutdown, &mut signals).await;
             Err(anyhow!("the upgrade failed after this process had stopped accepting"))
         }
     }
+}
+
+/// Goes on with what the old process relayed, and says what of its addresses stays.
+async fn take_over(predecessor: Predecessor, config: &Config, running: &Running) {
+    let (Some(section), Some(proxy)) = (&config.proxy, &running.proxy) else { return };
+    let kept = kept_addresses(section, proxy);
+    kept.iter().for_each(|kept| warn!("{kept}"));
+    let streams = predecessor.take_streams(proxy, kept).await;
+    info!(streams, "what the old process relayed goes on here");
 }
 
 /// How the daemon's time to serve ends.
@@ -160,7 +174,7 @@ async fn until_end(
         };
         let (said, ending) = match hand_over(running, health, shutdown, held).await {
             Ok(report) => {
-                let Report { pid, moved, stayed } = report;
+                let Report { pid, moved, stayed, .. } = &report;
                 info!(pid, moved, stayed, "a new process has taken over");
                 (Ok(report), Some(Ending::Replaced))
             }
@@ -213,7 +227,7 @@ async fn hand_over(
             "this is the first process of its container, which ends when it ends: start a new container instead"
         )));
     }
-    let successor = Successor::start().await.map_err(HandOver::Before)?;
+    let mut successor = Successor::start().await.map_err(HandOver::Before)?;
     successor.give_listeners(proxy.take_listeners()).await.map_err(HandOver::Amid)?;
     health.draining();
     shutdown.drain();
@@ -227,13 +241,19 @@ async fn hand_over(
         drop(task.await);
     }
     drop(held.lock.take());
-    successor.release().await.map_err(HandOver::Amid)?;
+    let kept = successor.release().await.map_err(HandOver::Amid)?;
     notify(&[sd_notify::NotifyState::MainPid(successor.pid())]);
-    successor.give_streams(proxy).await.map_err(HandOver::Amid)
+    successor.give_streams(proxy, kept).await.map_err(HandOver::Amid)
 }
 
 /// Waits for what could not be handed over, for as long as the configuration says.
-async fn linger(most: Duration, running: Running, shutdown: &Shutdown, signals: &mut Signals) {
+async fn linger(
+    most: Duration,
+    running: Running,
+    health: &Health,
+    shutdown: &Shutdown,
+    signals: &mut Signals,
+) {
     // Connections that were about to say what they want, and whoever asked for the upgrade.
     let last_words = tokio::time::sleep(LAST_WORDS_WITHIN.min(most));
     tokio::select! {
@@ -242,8 +262,19 @@ async fn linger(most: Duration, running: Running, shutdown: &Shutdown, signals: 
             warn!("connections that could not be handed over are still open after the upgrade timeout");
         }
         () = signals.stop() => {}
+        () = keep_telling(most, &running, health) => {}
     }
     stop(running, shutdown).await;
+}
+
+/// Keeps what `postern status` says of a process that lingers. Does not end.
+async fn keep_telling(most: Duration, running: &Running, health: &Health) {
+    const TELL_EVERY: Duration = Duration::from_secs(1);
+    let begun = tokio::time::Instant::now();
+    loop {
+        health.lingers(running.streams(), most.saturating_sub(begun.elapsed()));
+        tokio::time::sleep(TELL_EVERY).await;
+    }
 }
 
 /// Mistakes of the configuration, or of the machine, that would keep a proxy from starting.

@@ -8,6 +8,7 @@
 //! - [`live`]: from settings to the end; [`start`]: auth > proxy > node
 //! - [`upgrade`]: gives everything to a new process of this program
 //! - [`status`]: asks a running daemon
+//! - [`output`]: how commands answer
 #![forbid(unsafe_code)]
 
 mod config;
@@ -16,6 +17,7 @@ mod diag;
 mod health;
 mod live;
 mod logging;
+mod output;
 mod start;
 mod status;
 mod upgrade;
@@ -131,16 +133,18 @@ fn main() -> ExitCode {
         Command::Configure(args) => done(configure::run(&args)),
         Command::Status(args) => status::run(&args),
         Command::Upgrade(args) => done(upgrade_daemon(args)),
-        Command::Version => {
-            println!("postern {}", proto::VERSION);
-            ExitCode::SUCCESS
-        }
+        Command::Version => said(&format!("postern {}\n", proto::VERSION)),
         Command::Completion { shell } => {
-            clap_complete::generate(shell, &mut Args::command(), "postern", &mut std::io::stdout());
-            ExitCode::SUCCESS
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Args::command(), "postern", &mut script);
+            said(&String::from_utf8_lossy(&script))
         }
         Command::SftpServer => node::sftp_child_main(),
     }
+}
+
+fn said(text: &str) -> ExitCode {
+    done(output::print(text).map_err(anyhow::Error::from))
 }
 
 fn done(result: anyhow::Result<()>) -> ExitCode {
@@ -160,15 +164,10 @@ fn upgrade_daemon(args: UpgradeArgs) -> anyhow::Result<()> {
         anyhow::bail!("{body}");
     }
     if args.format == "json" {
-        println!("{body}");
-        return Ok(());
+        return Ok(output::print(&format!("{body}\n"))?);
     }
-    let upgrade::Report { pid, moved, stayed } = serde_json::from_str(&body)?;
-    println!("process {pid} has taken over, with {moved} streams");
-    if stayed > 0 {
-        println!("{stayed} streams that cannot be handed over go on in the old process");
-    }
-    Ok(())
+    let report: upgrade::Report = serde_json::from_str(&body)?;
+    Ok(output::print(&report.to_string())?)
 }
 
 /// Longer than all that the two processes may take.

@@ -51,13 +51,17 @@ impl Running {
         self.auth.is_none() && self.node.is_none()
     }
 
+    /// Users' streams through the proxy, if one runs here.
+    pub(crate) fn streams(&self) -> usize {
+        self.proxy.as_ref().map_or(0, proxy::Proxy::streams)
+    }
+
     /// Waits until no session and no relayed stream is left.
     pub(crate) async fn idle(&self) {
         const LOOK_EVERY: Duration = Duration::from_millis(100);
         loop {
             let sessions = self.node.as_ref().map_or(0, node::Node::sessions);
-            let streams = self.proxy.as_ref().map_or(0, proxy::Proxy::streams);
-            if sessions == 0 && streams == 0 {
+            if sessions == 0 && self.streams() == 0 {
                 return;
             }
             tokio::time::sleep(LOOK_EVERY).await;

@@ -1,15 +1,17 @@
 //! `postern status`: asks the daemon on this machine over its local socket.
 
-use std::io::{Read, Write};
+use std::fmt;
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 
-use crate::diag::SOCKET;
-use crate::health::Report;
+use crate::diag;
+use crate::health::{Lingering, Report};
+use crate::output;
 
 /// A local daemon answers at once or not at all.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -39,11 +41,55 @@ pub(crate) fn run(args: &StatusArgs) -> ExitCode {
 }
 
 fn ask(args: &StatusArgs) -> anyhow::Result<Report> {
-    let (head, body) = request(args.data_dir.clone(), "GET /status", ANSWER_WITHIN)?;
+    let data_dir = data_dir_of(args.data_dir.clone())?;
+    let mut report = report_of(connect(&diag::socket(&data_dir))?)?;
+    report.lingering = lingering(&data_dir);
+    Ok(report)
+}
+
+fn report_of(socket: UnixStream) -> anyhow::Result<Report> {
+    let (head, body) = exchange(socket, "GET /status", ANSWER_WITHIN)?;
     if !head.starts_with("HTTP/1.1 200") {
         bail!("the daemon answered {}", head.lines().next().unwrap_or_default());
     }
     serde_json::from_str(&body).context("the daemon's answer")
+}
+
+/// What the processes say that upgrades have replaced and that still have streams. One that does not answer is about to end, or was killed.
+fn lingering(data_dir: &Path) -> Vec<Lingering> {
+    let mut found: Vec<Lingering> = Vec::new();
+    for entry in std::fs::read_dir(data_dir).into_iter().flatten().flatten() {
+        if !entry.file_name().to_string_lossy().starts_with(diag::LINGERING_PREFIX) {
+            continue;
+        }
+        match UnixStream::connect(entry.path()) {
+            Ok(socket) => found.extend(report_of(socket).into_iter().flat_map(|r| r.lingering)),
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+                // Left behind; another `postern status` may be quicker.
+                drop(std::fs::remove_file(entry.path()));
+            }
+            Err(_) => {}
+        }
+    }
+    found.retain(|process| process.streams > 0);
+    found.sort_by_key(|process| process.left_s);
+    found
+}
+
+fn data_dir_of(given: Option<PathBuf>) -> anyhow::Result<PathBuf> {
+    let data_dir = given.or_else(net::file::default_data_dir);
+    data_dir.context("there is no home to look in: pass --data-dir")
+}
+
+fn connect(path: &Path) -> anyhow::Result<UnixStream> {
+    UnixStream::connect(path).map_err(|error| {
+        let path = path.display();
+        if error.kind() == ErrorKind::PermissionDenied {
+            anyhow!("{path} is not yours to ask: run this as root or as the daemon's user")
+        } else {
+            anyhow!("no daemon answers on {path}: start one with `postern start`")
+        }
+    })
 }
 
 /// Head and body of the daemon's answer on its local socket.
@@ -52,16 +98,14 @@ pub(crate) fn request(
     what: &str,
     within: Duration,
 ) -> anyhow::Result<(String, String)> {
-    let data_dir = data_dir.or_else(net::file::default_data_dir);
-    let path = data_dir.context("there is no home to look in: pass --data-dir")?.join(SOCKET);
-    let mut socket = UnixStream::connect(&path).map_err(|error| {
-        let path = path.display();
-        if error.kind() == std::io::ErrorKind::PermissionDenied {
-            anyhow!("{path} is not yours to ask: run this as root or as the daemon's user")
-        } else {
-            anyhow!("no daemon answers on {path}: start one with `postern start`")
-        }
-    })?;
+    exchange(connect(&diag::socket(&data_dir_of(data_dir)?))?, what, within)
+}
+
+fn exchange(
+    mut socket: UnixStream,
+    what: &str,
+    within: Duration,
+) -> anyhow::Result<(String, String)> {
     socket.set_read_timeout(Some(within))?;
     let head = format!("{what} HTTP/1.1\r\nhost: local\r\nconnection: close\r\n\r\n");
     socket.write_all(head.as_bytes())?;
@@ -72,22 +116,32 @@ pub(crate) fn request(
 }
 
 fn print(report: &Report, format: &str) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
-    if format == "json" {
-        writeln!(out, "{}", serde_json::to_string_pretty(report)?)?;
-        return Ok(());
-    }
-    let state = match (report.draining, report.ready) {
-        (true, _) => "draining",
-        (false, true) => "ready",
-        (false, false) => "not ready",
+    let text = match format {
+        "json" => format!("{}\n", serde_json::to_string_pretty(report)?),
+        _ => report.to_string(),
     };
-    writeln!(out, "postern {} (pid {}) is {state}", report.version, report.pid)?;
-    writeln!(out, "  cluster   {}", report.cluster)?;
-    writeln!(out, "  nodename  {}", report.nodename)?;
-    for (role, health) in &report.roles {
-        let mark = if health.ready { "ready" } else { "waiting" };
-        writeln!(out, "  {role:<9} {mark}: {}", health.detail)?;
+    Ok(output::print(&text)?)
+}
+
+/// For people.
+impl fmt::Display for Report {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = match (self.draining, self.ready) {
+            (true, _) => "draining",
+            (false, true) => "ready",
+            (false, false) => "not ready",
+        };
+        writeln!(out, "postern {} (pid {}) is {state}", self.version, self.pid)?;
+        writeln!(out, "  cluster   {}", self.cluster)?;
+        writeln!(out, "  nodename  {}", self.nodename)?;
+        for (role, health) in &self.roles {
+            let mark = if health.ready { "ready" } else { "waiting" };
+            writeln!(out, "  {role:<9} {mark}: {}", health.detail)?;
+        }
+        for Lingering { pid, streams, left_s } in &self.lingering {
+            let (streams, left) = (output::streams(*streams), output::span(*left_s));
+            writeln!(out, "  upgraded  pid {pid} still has {streams}, for {left} at most")?;
+        }
+        Ok(())
     }
-    Ok(())
 }

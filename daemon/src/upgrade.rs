@@ -5,10 +5,12 @@
 //! The conversation, over a socket that is the new process's standard input:
 //! 1. new > `Hello`: it has read its configuration, and what that asks for works here. Until then a failure changes nothing.
 //! 2. old > `Listeners`, with descriptors; stops accepting, lets go of the data folder; `Released`
-//! 3. new opens the folder and listens > `Serving`
+//! 3. new opens the folder and listens > `Serving`; one that does not in time is ended
 //! 4. old > every stream, then the end; new > `Adopted`
 
+use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -22,7 +24,11 @@ use relay::upgrade::{Moved, receive_descriptors, send_descriptors};
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
-/// Tells the new process what its standard input is.
+use crate::config::ProxySection;
+use crate::output;
+
+/// Names the socket that is the new process's standard input. The environment cannot be changed in a running process:
+/// whoever inherits the variable without the socket is not meant.
 const VARIABLE: &str = "POSTERN_UPGRADE";
 /// For the new process to read its configuration.
 const HELLO_WITHIN: Duration = Duration::from_secs(15);
@@ -31,15 +37,25 @@ const STEP_WITHIN: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Serialize, Deserialize)]
 enum Message {
-    Adopted { streams: usize },
-    Hello { version: String },
-    Listeners { web: usize, jump: bool },
+    Adopted {
+        streams: usize,
+    },
+    Hello {
+        version: String,
+    },
+    Listeners {
+        web: usize,
+        jump: bool,
+    },
     Released,
-    Serving,
+    /// What the new process's configuration asks for and an upgrade does not bring.
+    Serving {
+        kept: Vec<String>,
+    },
 }
 
 /// What came of an upgrade.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Report {
     /// The new process.
     pub(crate) pid: u32,
@@ -47,6 +63,42 @@ pub(crate) struct Report {
     pub(crate) moved: usize,
     /// Streams that go on in the old process.
     pub(crate) stayed: usize,
+    /// What the configuration asks for and only a restart brings, a sentence each.
+    #[serde(default)]
+    pub(crate) kept: Vec<String>,
+}
+
+/// For people.
+impl fmt::Display for Report {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { pid, moved, stayed, kept } = self;
+        writeln!(out, "process {pid} has taken over, with {}", output::streams(*moved))?;
+        if *stayed > 0 {
+            let (streams, go) =
+                (output::streams(*stayed), if *stayed == 1 { "goes" } else { "go" });
+            writeln!(out, "{streams} that cannot be handed over {go} on in the old process")?;
+        }
+        kept.iter().try_for_each(|kept| writeln!(out, "WARNING: {kept}"))
+    }
+}
+
+/// What the configuration says of addresses that did not become so, since listeners are handed over as they are.
+pub(crate) fn kept_addresses(section: &ProxySection, proxy: &Proxy) -> Vec<String> {
+    let web = kept("web_listen_addr", Some(section.web_listen_addr), Some(proxy.web_addr()));
+    let jump = kept("listen_addr", section.ssh_listen_addr, proxy.jump_addr());
+    web.into_iter().chain(jump).collect()
+}
+
+fn kept(key: &str, asked: Option<SocketAddr>, stands: Option<SocketAddr>) -> Option<String> {
+    let (asked, stands) = (asked?, stands?);
+    // Port 0 is whichever is free.
+    let same = asked.ip() == stands.ip() && (asked.port() == 0 || asked.port() == stands.port());
+    (!same).then(|| {
+        format!(
+            "proxy_service.{key} is {asked} now, but an upgrade keeps its listeners: connections are taken at {stands} \
+             until the daemon is restarted"
+        )
+    })
 }
 
 /// One end of the conversation. Every wait on it ends.
@@ -95,9 +147,10 @@ impl Successor {
     pub(crate) async fn start() -> anyhow::Result<Self> {
         let (ours, theirs) = UnixStream::pair().context("no socket for the new process")?;
         let program = program()?;
+        let socket = name_of(&theirs).context("no socket for the new process")?;
         let child = Command::new(&program)
             .args(std::env::args_os().skip(1))
-            .env(VARIABLE, "stdin")
+            .env(VARIABLE, socket)
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .spawn()
             .with_context(|| format!("cannot start {}", program.display()))?;
@@ -142,26 +195,39 @@ impl Successor {
         error
     }
 
-    /// Hands over the listeners; to be followed by letting go of the data folder.
-    pub(crate) async fn give_listeners(&self, listeners: Listeners) -> anyhow::Result<()> {
+    /// Hands over the listeners; to be followed by letting go of the data folder. After an error the new process is ended.
+    pub(crate) async fn give_listeners(&mut self, listeners: Listeners) -> anyhow::Result<()> {
         let message =
             Message::Listeners { web: listeners.web.len(), jump: listeners.jump.is_some() };
         let mut descriptors = listeners.web;
         descriptors.extend(listeners.jump);
-        Ok(self.talk.say(message, descriptors).await?)
+        let said = self.talk.say(message, descriptors).await;
+        said.context("the new process took no listeners").map_err(|error| self.give_up(error))
     }
 
-    /// Says that the data folder is free, and waits until the new process serves.
-    pub(crate) async fn release(&self) -> anyhow::Result<()> {
+    /// Says that the data folder is free, and waits until the new process serves; what it says of its configuration.
+    /// One that does not serve in time is ended: it would hold the folder and the listeners for ever.
+    pub(crate) async fn release(&mut self) -> anyhow::Result<Vec<String>> {
+        let serves = self.serves().await;
+        serves
+            .context("the new process did not begin to serve")
+            .map_err(|error| self.give_up(error))
+    }
+
+    async fn serves(&self) -> anyhow::Result<Vec<String>> {
         self.talk.say(Message::Released, Vec::new()).await?;
         match self.talk.hear(STEP_WITHIN).await? {
-            (Message::Serving, _) => Ok(()),
+            (Message::Serving { kept }, _) => Ok(kept),
             _ => bail!("the new process spoke out of turn"),
         }
     }
 
     /// Hands over what can be handed over of the streams.
-    pub(crate) async fn give_streams(self, proxy: &Proxy) -> anyhow::Result<Report> {
+    pub(crate) async fn give_streams(
+        self,
+        proxy: &Proxy,
+        kept: Vec<String>,
+    ) -> anyhow::Result<Report> {
         let streams = proxy.leave().await;
         let count = streams.len();
         self.talk
@@ -185,8 +251,14 @@ impl Successor {
         if moved != count {
             warn!(sent = count, taken = moved, "some streams were lost on the way");
         }
-        Ok(Report { pid: self.child.id(), moved, stayed: proxy.streams() })
+        Ok(Report { pid: self.child.id(), moved, stayed: proxy.stayed().await, kept })
     }
+}
+
+/// A descriptor's file, by device and inode: what nobody else's standard input is while it is open.
+fn name_of(file: impl AsFd) -> io::Result<String> {
+    let stat = rustix::fs::fstat(file)?;
+    Ok(format!("{}:{}", stat.st_dev, stat.st_ino))
 }
 
 /// The path that this program was started by, where a newer one may lie by now. Not `/proc/self/exe` unless there is nothing
@@ -220,14 +292,19 @@ pub(crate) struct Predecessor {
 impl Predecessor {
     /// The old process, if one has started this one.
     pub(crate) fn from_environment() -> anyhow::Result<Option<Self>> {
-        if std::env::var_os(VARIABLE).is_none() {
+        let Some(named) = std::env::var_os(VARIABLE) else { return Ok(None) };
+        let stdin = std::io::stdin();
+        if name_of(&stdin).ok().is_none_or(|name| named != *name) {
             return Ok(None);
         }
-        let socket = std::io::stdin()
-            .as_fd()
-            .try_clone_to_owned()
-            .map(UnixStream::from)
-            .context("there is no old process behind standard input")?;
+        let taken = || -> io::Result<OwnedFd> {
+            let socket = stdin.as_fd().try_clone_to_owned()?;
+            // Nobody whom we start is meant either.
+            rustix::stdio::dup2_stdin(std::fs::File::open("/dev/null")?)?;
+            Ok(socket)
+        };
+        let socket =
+            taken().map(UnixStream::from).context("the old process behind standard input")?;
         Ok(Some(Self { talk: Talk { socket: Arc::new(socket) } }))
     }
 
@@ -250,16 +327,22 @@ impl Predecessor {
     }
 
     /// Says that we serve, and takes the streams. Whatever happens to the old process now, we go on with what came.
-    pub(crate) async fn take_streams(self, proxy: &Proxy) -> usize {
+    /// `kept` is what the old process tells whoever asked for the upgrade.
+    pub(crate) async fn take_streams(self, proxy: &Proxy, kept: Vec<String>) -> usize {
         let mut streams = 0_usize;
-        if let Err(error) = self.take_each(proxy, &mut streams).await {
+        if let Err(error) = self.take_each(proxy, kept, &mut streams).await {
             warn!(%error, streams, "the old process did not finish handing over");
         }
         streams
     }
 
-    async fn take_each(&self, proxy: &Proxy, streams: &mut usize) -> io::Result<()> {
-        self.talk.say(Message::Serving, Vec::new()).await?;
+    async fn take_each(
+        &self,
+        proxy: &Proxy,
+        kept: Vec<String>,
+        streams: &mut usize,
+    ) -> io::Result<()> {
+        self.talk.say(Message::Serving { kept }, Vec::new()).await?;
         loop {
             let moved = self
                 .talk
@@ -296,5 +379,51 @@ mod tests {
         drop(near);
         let gone = far.hear(STEP_WITHIN).await.unwrap_err();
         assert_eq!(gone.kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[tokio::test]
+    async fn a_new_process_that_does_not_serve_is_ended() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let child = Command::new("sleep").arg("600").spawn().unwrap();
+        let mut successor = Successor { talk: Talk { socket: Arc::new(ours) }, child };
+        // It hears that the folder is free, and then nothing is heard of it.
+        theirs.shutdown(std::net::Shutdown::Write).unwrap();
+        let error = successor.release().await.unwrap_err();
+        assert!(error.to_string().contains("did not begin to serve"), "{error:#}");
+        assert!(successor.child.try_wait().unwrap().is_some(), "it goes on");
+    }
+
+    #[test]
+    fn a_socket_has_a_name_of_its_own() {
+        let (one, other) = UnixStream::pair().unwrap();
+        let again = one.try_clone().unwrap();
+        assert_eq!(name_of(&one).unwrap(), name_of(&again).unwrap());
+        assert_ne!(name_of(&one).unwrap(), name_of(&other).unwrap());
+    }
+
+    #[test]
+    fn addresses_that_an_upgrade_keeps_are_told() {
+        fn check(asked: &str, stands: &str, told: bool) {
+            let said = kept("listen_addr", asked.parse().ok(), stands.parse().ok());
+            assert_eq!(said.is_some(), told, "{asked} {stands}: {said:?}");
+        }
+        check("0.0.0.0:3080", "0.0.0.0:3080", false);
+        check("127.0.0.1:0", "127.0.0.1:4711", false);
+        check("0.0.0.0:3080", "127.0.0.1:3080", true);
+        check("0.0.0.0:443", "0.0.0.0:3080", true);
+        // A listener that comes or goes does so by an upgrade too.
+        check("off", "0.0.0.0:3023", false);
+        check("0.0.0.0:3023", "none", false);
+    }
+
+    #[test]
+    fn people_are_told_what_has_moved() {
+        let report = Report { pid: 7, moved: 1, stayed: 0, kept: Vec::new() };
+        assert_eq!(report.to_string(), "process 7 has taken over, with 1 stream\n");
+        let report = Report { stayed: 2, moved: 0, kept: vec!["so".into()], ..report };
+        assert_eq!(
+            report.to_string(),
+            "process 7 has taken over, with 0 streams\n2 streams that cannot be handed over go on in the old process\nWARNING: so\n"
+        );
     }
 }

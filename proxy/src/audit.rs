@@ -27,6 +27,9 @@ pub(crate) struct Audit {
 
 impl Audit {
     pub(crate) fn new(spool: Spool, host: Host) -> Self {
+        // There from the beginning: what is missing cannot be told from what has not happened.
+        counter!("postern_proxy_events_lost_total").increment(0);
+        counter!("postern_proxy_refusals_joined_total").increment(0);
         Self {
             spool: Mutex::new(Some(spool)),
             host,
@@ -107,7 +110,8 @@ impl Audit {
         match self.users.pass(&user.to_owned(), Instant::now()) {
             Pass::Yes { refused_before: 0 } => Some(reason),
             Pass::Yes { refused_before } => {
-                Some(format!("{reason} (and {refused_before} more refusals before)"))
+                let refusals = if refused_before == 1 { "refusal" } else { "refusals" };
+                Some(format!("{reason} (and {refused_before} more {refusals} before)"))
             }
             Pass::No => {
                 counter!("postern_proxy_refusals_joined_total").increment(1);

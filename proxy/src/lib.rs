@@ -274,6 +274,14 @@ impl Proxy {
     pub async fn leave(&self) -> Vec<Moved> {
         self.core.relay.leave().await
     }
+    /// Users' streams that are still here behind [`Self::leave`]: those that are gone are counted for a moment longer.
+    pub async fn stayed(&self) -> usize {
+        let until = Instant::now() + COUNTED_WITHIN;
+        while self.streams() > self.core.relay.active() && Instant::now() < until {
+            tokio::time::sleep(COUNT_AGAIN).await;
+        }
+        self.streams()
+    }
     /// Goes on with a stream of another process.
     pub fn adopt(&self, stream: Moved) {
         spawn(&self.core, |core| async move { moved::adopt(&core, stream).await });
@@ -361,6 +369,9 @@ fn address_of(listener: &TcpListener, address: SocketAddr) -> Result<SocketAddr,
 
 /// Nodes are told to come back within a second; one that was about to dial anyway takes a little longer.
 const TUNNELS_RETURN_WITHIN: Duration = Duration::from_secs(4);
+/// For tasks to see that their streams are gone; one that is being dialed is not in the relay either, and is not waited for.
+const COUNTED_WITHIN: Duration = Duration::from_millis(250);
+const COUNT_AGAIN: Duration = Duration::from_millis(5);
 /// A resolver that takes longer is down.
 const RESOLVE_WITHIN: Duration = Duration::from_secs(5);
 /// Names change rarely, and a wrong address is found out by every node at once.

@@ -71,6 +71,7 @@ pub(crate) struct Registration<D> {
 
 impl<D: Data> Register<D> {
     pub(crate) fn new(limits: &Limits) -> Arc<Self> {
+        gauge!("postern_proxy_tunnels").set(0.0);
         Arc::new(Self {
             tunnels: Mutex::default(),
             tunnels_max: limits.tunnels_max,

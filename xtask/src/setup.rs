@@ -53,8 +53,8 @@ pub(crate) fn prepare(purpose: Purpose) -> Result<()> {
         }
         Purpose::Demo => packages(DEMO),
         Purpose::KernelTest => {
-            packages(KERNEL_TEST)?;
-            kernel_test::fetch_all()
+            kernel_test_packages()?;
+            kernel_test::fetch(kernel_test::Wanted::ALL)
         }
         Purpose::Test => {
             packages(DEMO)?;
@@ -62,6 +62,11 @@ pub(crate) fn prepare(purpose: Purpose) -> Result<()> {
             python_packages("requirements.txt", &python_environment())
         }
     }
+}
+
+/// What kernel tests need, whichever kernels they run on.
+pub(crate) fn kernel_test_packages() -> Result<()> {
+    packages(KERNEL_TEST)
 }
 
 /// A Debian package, and how to see that what we need of it is there, packaged or not.

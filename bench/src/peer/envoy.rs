@@ -47,7 +47,12 @@ pub(super) fn command(job: &Job<'_>) -> Result<Command> {
 }
 
 pub(super) fn version(places: &Places) -> Option<String> {
-    version_line(&places.envoy, &["--version"])
+    let said = version_line(&places.envoy, &["--version"])?;
+    // It begins with its own path.
+    Some(
+        said.split_once("version: ")
+            .map_or(said.clone(), |(_, version)| format!("envoy {version}")),
+    )
 }
 
 fn address(addr: std::net::SocketAddr) -> Value {

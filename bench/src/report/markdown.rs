@@ -1,16 +1,16 @@
 //! The page for people. Columns are padded, so that it reads as well in a terminal.
 
 use super::document::{Document, Measured, Row};
-use super::figure;
+use super::{chart, figure};
 
-/// The whole page.
-pub(crate) fn page(document: &Document) -> String {
+/// The whole page. `explained` is where it is said how all this is measured.
+pub(crate) fn page(document: &Document, explained: &str) -> String {
     let environment = &document.environment;
     let judged = document.rows.iter().filter_map(|row| row.pass);
     let (met, all) = judged.fold((0, 0), |(met, all), pass| (met + u32::from(pass), all + 1));
     let mut page = format!(
         "# Postern against its peers\n\n{met} of {all} goals are met. How this is measured, and what it means: \
-         [bench/README.md](../README.md).\n\n"
+         {explained}.\n\n"
     );
     let files = environment.open_files_max.map_or("unlimited".to_owned(), |n| n.to_string());
     page.push_str(&table(
@@ -34,6 +34,9 @@ pub(crate) fn page(document: &Document) -> String {
     ));
     for measured in &document.workloads {
         page.push_str(&section(measured, &document.rows));
+        if chart::draw(measured).is_some() {
+            page.push_str(&format!("\n![{name}]({name}.svg)\n", name = measured.name));
+        }
     }
     page.push_str("\n## Versions\n\n");
     let versions: Vec<Vec<String>> =

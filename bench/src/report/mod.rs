@@ -29,7 +29,12 @@ pub(crate) fn write(document: &Document, dir: &Path) -> Result<()> {
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
     };
     write("latest.json", &document.to_json()?)?;
-    write("latest.md", &markdown::page(document))?;
+    // Elsewhere, as after a quick run, a link would lead nowhere.
+    let explained = match dir.join("../README.md").is_file() {
+        true => "[bench/README.md](../README.md)",
+        false => "bench/README.md",
+    };
+    write("latest.md", &markdown::page(document, explained))?;
     for measured in &document.workloads {
         if let Some(drawing) = chart::draw(measured) {
             write(&format!("{}.svg", measured.name), &drawing)?;

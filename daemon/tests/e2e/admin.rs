@@ -1,6 +1,7 @@
 //! tctl and the daemon's own commands.
 
 use std::fs;
+use std::process::Command;
 
 use crate::cluster::{free_port, shared};
 use crate::run::{Run, program, until};
@@ -162,8 +163,28 @@ fn with_no_file_it_is_a_cluster_on_loopback_and_tells_its_health() {
     };
     until("readiness", || get("/readyz").ends_with("200").then_some(()));
     assert!(get("/healthz").ends_with("200"));
-    assert!(get("/metrics").contains("postern_"));
+    let metrics = get("/metrics");
+    for series in [
+        "postern_relay_streams ",
+        "postern_relay_bytes_total{from=\"client\"} ",
+        "postern_relay_ktls_total{direction=\"receive\"} 0",
+        "postern_relay_accept_pauses_total 0",
+        "postern_proxy_tunnels ",
+        "postern_proxy_refusals_joined_total 0",
+        "postern_proxy_events_lost_total 0",
+    ] {
+        assert!(metrics.contains(series), "{series:?} is not in {metrics}");
+    }
     assert!(get("/nothing").ends_with("404"));
+    // Nobody reads: no complaint, as with other tools.
+    for words in [&["status"][..], &["version"], &["configure"], &["completion", "bash"]] {
+        let (nobody, pipe) = std::io::pipe().unwrap();
+        drop(nobody);
+        let mut command = Command::new(program("postern"));
+        command.args(words).env("POSTERN_DATA_DIR", dir.path().join("data")).stdout(pipe);
+        let output = command.output().unwrap();
+        assert!(output.status.success() && output.stderr.is_empty(), "{words:?}: {output:?}");
+    }
     let status = Run::new(program("postern"))
         .args(["status", "--data-dir"])
         .arg(dir.path().join("data"))

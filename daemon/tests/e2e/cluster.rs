@@ -259,6 +259,19 @@ impl Cluster {
         Run::new("kill").args([signal, &pid]).wait().good();
     }
 
+    /// A process that a daemon has put in its place is no child of ours; its configuration is in our folder.
+    fn end_successors(&self) {
+        let ours = self.path().display().to_string();
+        for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let command = fs::read(process.path().join("cmdline")).unwrap_or_default();
+            if String::from_utf8_lossy(&command).contains(&ours) {
+                let pid = process.file_name();
+                // It may be gone by now.
+                let _gone = Command::new("kill").arg("-KILL").arg(pid).status();
+            }
+        }
+    }
+
     pub(crate) fn tctl(&self) -> Run {
         Run::new(program("tctl")).arg("--data-dir").arg(self.path().join(&self.auth_dir))
     }
@@ -377,6 +390,19 @@ impl Cluster {
         path
     }
 
+    /// What `ssh -J` needs besides the jump address: the certificate and the authority, for both hops.
+    pub(crate) fn jump_config(&self, user: &User) -> PathBuf {
+        let config = fs::read_to_string(self.ssh_config(user)).unwrap();
+        let mut text = "Host *\n  IdentitiesOnly yes\n  StrictHostKeyChecking yes\n".to_owned();
+        for key in ["UserKnownHostsFile", "IdentityFile", "CertificateFile"] {
+            let line = config.lines().find(|line| line.trim().starts_with(key)).unwrap();
+            text.push_str(&format!("{line}\n"));
+        }
+        let path = user.home.join("jump_config");
+        fs::write(&path, text).unwrap();
+        path
+    }
+
     /// Events that match, newest last; each a JSON object.
     #[track_caller]
     pub(crate) fn events(&self, args: &[&str]) -> Vec<serde_json::Value> {
@@ -402,9 +428,10 @@ impl Cluster {
 }
 
 impl Drop for Cluster {
-    /// A failed test shows what the daemons said last.
+    /// Ends what no test has started: successors of daemons. A failed test shows what the daemons said last.
     fn drop(&mut self) {
         const LINES: usize = 40;
+        self.end_successors();
         if !thread::panicking() {
             return;
         }

@@ -5,6 +5,7 @@
 
 mod account;
 mod cluster;
+mod crowd;
 mod run;
 
 mod admin;

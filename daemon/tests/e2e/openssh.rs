@@ -1,10 +1,9 @@
 //! Native tools unchanged: OpenSSH's ssh, scp, sftp and agent, rsync, git, asyncssh, and our own tsh beside them.
 
 use std::fs;
-use std::path::PathBuf;
 
 use crate::account::Account;
-use crate::cluster::{CLUSTER, Cluster, NODE, User, at, shared};
+use crate::cluster::{CLUSTER, NODE, at, shared};
 use crate::run::{Run, repository, until};
 
 #[test]
@@ -122,7 +121,8 @@ fn a_shell_with_tsh_ends_with_its_status() {
 #[test]
 fn through_the_jump_host() {
     let cluster = shared();
-    let path = jump_config(cluster, &cluster.user("jump", "access-all", "root"));
+    let user = cluster.user("jump", "access-all", "root");
+    let path = cluster.jump_config(&user);
     let jump = format!("root@localhost:{}", cluster.jump);
     let host = format!("root@{NODE}.{CLUSTER}");
     let run = |target: &str| {
@@ -151,7 +151,8 @@ fn through_the_jump_host() {
 #[test]
 fn the_jump_host_takes_the_cheapest_cipher_that_the_client_allows() {
     let cluster = shared();
-    let path = jump_config(cluster, &cluster.user("jump-cipher", "access-all", "root"));
+    let user = cluster.user("jump-cipher", "access-all", "root");
+    let path = cluster.jump_config(&user);
     let check = |ciphers: &str, expect: &str| {
         let outer = format!(
             "ssh -v -F {} {ciphers} -p {} -W %h:%p root@localhost",
@@ -181,29 +182,6 @@ fn the_jump_host_takes_the_cheapest_cipher_that_the_client_allows() {
     );
     check("-c chacha20-poly1305@openssh.com", chacha);
     check("-c aes256-ctr", "aes256-ctr");
-}
-
-/// What `ssh -J` needs besides the jump address: the certificate and the authority, for both hops.
-fn jump_config(cluster: &Cluster, user: &User) -> PathBuf {
-    let config = fs::read_to_string(cluster.ssh_config(user)).unwrap();
-    let take = |key: &str| {
-        config
-            .lines()
-            .find_map(|line| line.trim().strip_prefix(key))
-            .unwrap()
-            .trim()
-            .trim_matches('"')
-            .to_owned()
-    };
-    let plain = format!(
-        "Host *\n  UserKnownHostsFile {}\n  IdentityFile {}\n  CertificateFile {}\n  IdentitiesOnly yes\n  StrictHostKeyChecking yes\n",
-        take("UserKnownHostsFile"),
-        take("IdentityFile"),
-        take("CertificateFile"),
-    );
-    let path = user.home.join("jump_config");
-    fs::write(&path, plain).unwrap();
-    path
 }
 
 // tidy: long-function: one story, told in order

@@ -81,11 +81,13 @@ impl<'a> Transfer<'a> {
         {
             return Poll::Ready(End::Failed(error));
         }
+        self.from_target.reader_broken = self.from_client.broken_writer();
         if let Poll::Ready(Err(error)) =
             self.from_target.poll(context, &mut self.target, &mut self.client)
         {
             return Poll::Ready(End::Failed(error));
         }
+        self.from_client.reader_broken = self.from_target.broken_writer();
         if before != (self.from_client.progress(), self.from_target.progress()) {
             self.moved_at = Instant::now();
         }
@@ -159,6 +161,8 @@ struct Direction<'a> {
     state: State,
     bytes: u64,
     flush: bool,
+    /// A write to the reader failed, and with that its error is told: a read would be told of an end that is none.
+    reader_broken: Option<io::ErrorKind>,
 }
 
 enum State {
@@ -176,7 +180,7 @@ enum State {
 
 impl<'a> Direction<'a> {
     fn new(pool: &'a Pool, meter: &'a Counter) -> Self {
-        Self { pool, meter, state: State::Reading, bytes: 0, flush: false }
+        Self { pool, meter, state: State::Reading, bytes: 0, flush: false, reader_broken: None }
     }
 
     /// Goes on until it must wait or is over. An error is the reader's.
@@ -213,14 +217,19 @@ impl<'a> Direction<'a> {
     fn poll_fill(&mut self, context: &mut Context<'_>, reader: &mut Leg) -> Poll<io::Result<()>> {
         let mut buffer = self.pool.take();
         let mut room = ReadBuf::new(&mut buffer);
-        let read = Pin::new(reader).poll_read(context, &mut room);
+        let mut read = Pin::new(&mut *reader).poll_read(context, &mut room);
         let end = room.filled().len();
         match read {
             Poll::Ready(Ok(())) if end > 0 => {
                 self.state = State::Writing { buffer, done: 0, end };
                 return Poll::Ready(Ok(()));
             }
-            Poll::Ready(Ok(())) => self.state = State::Shutting,
+            Poll::Ready(Ok(())) => match self.reader_broken {
+                Some(kind) if !reader.has_a_word_for_the_end() => {
+                    read = Poll::Ready(Err(kind.into()));
+                }
+                Some(_) | None => self.state = State::Shutting,
+            },
             Poll::Ready(Err(_)) | Poll::Pending => {}
         }
         self.pool.give(buffer);
@@ -280,6 +289,17 @@ impl<'a> Direction<'a> {
     }
     fn is_refused(&self) -> bool {
         matches!(self.state, State::Refused(_))
+    }
+    /// The error that a write has taken away from the next read. A pipe that is broken, or a socket that is not connected
+    /// any more, tells nothing: the first is also what a write meets after an orderly end and a reset behind it (Linux
+    /// `tcp_reset`), which a read would tell apart.
+    fn broken_writer(&self) -> Option<io::ErrorKind> {
+        use io::ErrorKind::{BrokenPipe, NotConnected, WriteZero};
+        match self.state {
+            State::Refused(BrokenPipe | NotConnected | WriteZero) => None,
+            State::Refused(kind) => Some(kind),
+            State::Delivered | State::Reading | State::Shutting | State::Writing { .. } => None,
+        }
     }
     fn refused(&self) -> Option<io::Error> {
         match self.state {

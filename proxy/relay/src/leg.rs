@@ -55,6 +55,14 @@ impl Leg {
         }
     }
 
+    /// Whether a read that tells of an end was told so by the peer, whatever became of the socket.
+    pub(crate) fn has_a_word_for_the_end(&self) -> bool {
+        match self {
+            Self::Socket { .. } | Self::Stream(_) => false,
+            Self::Tls(_) => true,
+        }
+    }
+
     /// Makes the coming drop a reset instead of an orderly end. Best effort: only a bare socket can say it.
     pub(crate) fn abort(&self) {
         let socket = match self {

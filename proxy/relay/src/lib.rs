@@ -166,6 +166,7 @@ impl Relay {
         let (rung, why) = (ladder.rung(), ladder.why());
         tracing::info!(%rung, why, workers = count, streams_max = settings.streams_max, "the data plane moves bytes");
         gauge!("postern_data_plane_rung", "rung" => rung.to_string()).set(1.0);
+        show_series();
         let shared = Arc::new(Shared {
             ladder,
             streams_max: settings.streams_max,
@@ -472,6 +473,17 @@ impl Shared {
         let mover = streams.remove(&id);
         gauge!("postern_relay_streams").set(count(&streams));
         mover
+    }
+}
+
+/// Series that change only when something happens are there from the beginning: what is missing cannot be told from what
+/// has not happened.
+fn show_series() {
+    drop(Meters::new());
+    gauge!("postern_relay_streams").increment(0.0);
+    counter!("postern_relay_accept_pauses_total").increment(0);
+    for direction in ["receive", "transmit"] {
+        counter!("postern_relay_ktls_total", "direction" => direction).increment(0);
     }
 }
 

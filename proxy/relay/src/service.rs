@@ -32,7 +32,7 @@ pub trait Service: Send + Sync + 'static {
     fn failed(&self, from: SocketAddr, fault: &OpeningFault);
     /// A relayed connection ended.
     fn ended(&self, from: SocketAddr, outcome: &Outcome);
-    /// From accept to being relayed or given.
+    /// From accept to being relayed or given, dialing included.
     fn within(&self) -> Duration;
 }
 
@@ -45,7 +45,7 @@ pub enum Next {
     Give,
     /// Read more, then ask again.
     More,
-    /// Say this and close.
+    /// Say this (after a handshake inside TLS, with close_notify behind it), as far as there is room, and close.
     Refuse(Bytes),
     /// TLS ends here; then [`Service::established`].
     Terminate(Arc<ServerConfig>),

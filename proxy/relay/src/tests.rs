@@ -2,6 +2,8 @@
 
 use std::io::ErrorKind;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -254,6 +256,69 @@ async fn last_words_arrive_although_the_other_side_takes_no_more(plane: DataPlan
     assert_eq!(rest(&mut client).await.unwrap(), b"exit status 3");
     let end = timeout(SOON, run).await.unwrap().unwrap().end;
     assert!(matches!(&end, End::Failed(e) if e.kind() == ErrorKind::BrokenPipe), "{end:?}");
+}
+
+/// Remembers whether it was told of an end.
+struct ToldOfTheEnd(tokio::io::DuplexStream, Arc<AtomicBool>);
+
+impl AsyncRead for ToldOfTheEnd {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for ToldOfTheEnd {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(context, bytes)
+    }
+    fn poll_flush(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(context)
+    }
+    fn poll_shutdown(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        self.1.store(true, Ordering::SeqCst);
+        Pin::new(&mut self.0).poll_shutdown(context)
+    }
+}
+
+/// A write that meets the reset takes its error away, and the next read is told of an end.
+#[tokio::test]
+async fn a_reset_that_a_write_has_met_is_no_orderly_end() {
+    for ends_first in [false, true] {
+        let (mut client, client_leg) = tokio::io::duplex(64);
+        let (mut target, target_leg) = pair().await;
+        let told = Arc::new(AtomicBool::new(false));
+        client.write_all(b"into the void").await.unwrap();
+        target.write_all(b"half a story").await.unwrap();
+        if ends_first {
+            target.shutdown().await.unwrap();
+        }
+        target.set_zero_linger().unwrap();
+        drop(target);
+        let relay = relay(DataPlane::Epoll, 1);
+        let client_leg = Leg::Stream(Box::new(ToldOfTheEnd(client_leg, Arc::clone(&told))));
+        let legs = (client_leg, socket(target_leg));
+        let run = relay.run(relay.next_id(), legs, NO_LIMITS, Bytes::new());
+        let end = timeout(SOON, run).await.unwrap().end;
+        assert!(matches!(end, End::Failed(_)), "{end:?}");
+        let mut heard = Vec::new();
+        client.read_to_end(&mut heard).await.unwrap();
+        assert_eq!(heard, b"half a story");
+        assert_eq!(told.load(Ordering::SeqCst), ends_first);
+    }
 }
 
 async fn idle_streams_end_and_busy_ones_do_not(plane: DataPlane) {

@@ -24,7 +24,7 @@ pub(crate) enum Wanted {
 }
 
 impl Wanted {
-    pub(super) const ALL: &[Self] = &[Self::V6_1, Self::V6_12, Self::Rekey];
+    pub(crate) const ALL: &[Self] = &[Self::V6_1, Self::V6_12, Self::Rekey];
 
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -73,9 +73,9 @@ pub(super) fn cached(wanted: Wanted) -> Option<Kernel> {
     unpacked(wanted, folder, release).ok()
 }
 
-/// Fetches what is missing; says so only where it does something.
-pub(crate) fn fetch_all() -> Result<()> {
-    let missing = Wanted::ALL.iter().copied().filter(|wanted| cached(*wanted).is_none());
+/// Fetches what is missing of these; says so only where it does something.
+pub(crate) fn fetch(wanted: &[Wanted]) -> Result<()> {
+    let missing = wanted.iter().copied().filter(|wanted| cached(*wanted).is_none());
     let missing: Vec<Wanted> = missing.collect();
     if missing.is_empty() {
         return Ok(());
@@ -84,10 +84,10 @@ pub(crate) fn fetch_all() -> Result<()> {
     println!("setup: looking for kernels in Debian's archive");
     apt.run("apt-get", &["update", "-qq"])?;
     let offered = apt.offered()?;
-    missing.into_iter().try_for_each(|wanted| fetch(&apt, wanted, &offered))
+    missing.into_iter().try_for_each(|wanted| fetch_one(&apt, wanted, &offered))
 }
 
-fn fetch(apt: &Apt, wanted: Wanted, offered: &[String]) -> Result<()> {
+fn fetch_one(apt: &Apt, wanted: Wanted, offered: &[String]) -> Result<()> {
     let releases = releases(wanted, offered);
     if releases.is_empty() && wanted == Wanted::Rekey {
         println!(

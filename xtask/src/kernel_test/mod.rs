@@ -19,9 +19,9 @@ use anyhow::{Context, Result, bail};
 
 use crate::{process, setup};
 
-pub(crate) use kernels::fetch_all;
+pub(crate) use kernels::{Wanted, fetch};
 
-use kernels::{Kernel, Wanted};
+use kernels::Kernel;
 
 /// Arguments of `cargo xtask kernel-test`.
 #[derive(Debug, Default, clap::Args)]
@@ -50,12 +50,13 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if let Some(word) = options.only.iter().find(|word| word.contains([' ', ',', '"'])) {
         bail!("{word:?} cannot stand on a kernel's command line");
     }
-    setup::prepare(setup::Purpose::KernelTest)?;
-    let program = build()?;
     let wanted = match options.kernels.as_slice() {
         [] => Wanted::ALL,
         named => named,
     };
+    setup::kernel_test_packages()?;
+    fetch(wanted)?;
+    let program = build()?;
     let mut failed = Vec::new();
     for wanted in wanted {
         // Said already when it was looked for.

@@ -14,6 +14,7 @@ pub mod alert_description {
     pub const UNEXPECTED_MESSAGE: u8 = 10;
     pub const BAD_RECORD_MAC: u8 = 20;
     pub const RECORD_OVERFLOW: u8 = 22;
+    pub const ILLEGAL_PARAMETER: u8 = 47;
     pub const DECODE_ERROR: u8 = 50;
     pub const INTERNAL_ERROR: u8 = 80;
     pub const USER_CANCELED: u8 = 90;
@@ -58,11 +59,12 @@ pub enum Malformed {
 }
 
 impl Malformed {
-    /// What to tell the peer.
+    /// What to tell the peer (RFC 8446, sections 4.6.3, 5.1 and 6.2).
     pub fn alert_description(self) -> u8 {
         match self {
             Self::Empty | Self::KeyUpdateNotLast => alert_description::UNEXPECTED_MESSAGE,
-            Self::Alert | Self::KeyUpdate | Self::Truncated => alert_description::DECODE_ERROR,
+            Self::KeyUpdate => alert_description::ILLEGAL_PARAMETER,
+            Self::Alert | Self::Truncated => alert_description::DECODE_ERROR,
         }
     }
 }

@@ -9,8 +9,8 @@ use crate::ktls::{self, Features};
 use crate::pipes::Pipe;
 use crate::port::socket::Socket;
 use crate::tls::session::{
-    ALERT, APPLICATION_DATA, Fault, HANDSHAKE, HEADER_BYTES, INTERNAL_ERROR, Outgoing,
-    RECORD_BYTES_MAX, Session, record_length,
+    ALERT, APPLICATION_DATA, Fault, HANDSHAKE, HEADER_BYTES, Outgoing, RECORD_BYTES_MAX, Session,
+    record_length,
 };
 
 mod offload;
@@ -373,7 +373,7 @@ impl TlsPort {
     /// Tells the peer that this is the end, when there is room for it: until then nothing else is sent.
     fn cannot_change_kernel_keys(&mut self, socket: &mut Socket) -> io::Error {
         if !self.closed {
-            let alert = ktls::encode_alert(INTERNAL_ERROR);
+            let alert = ktls::encode_alert(ktls::alert_description::INTERNAL_ERROR);
             match ktls::send_record(socket.fd(), ALERT, &alert) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     socket.writable = false;

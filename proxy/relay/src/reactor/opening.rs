@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
@@ -182,9 +182,10 @@ impl Opening {
             Next::Refuse(words) => {
                 let mut out = Outgoing::default();
                 if let Some(mut established) = established {
-                    let close = established.session.close(&mut out);
-                    if let Err(error) = close {
-                        tracing::debug!(%error, "a refusal could not be closed in order");
+                    let session = &mut established.session;
+                    let sealed = session.seal(std::iter::once(&*words), &mut out);
+                    if let Err(error) = sealed.and_then(|()| session.close(&mut out)) {
+                        tracing::debug!(%error, "a refusal could not be sealed");
                     }
                 } else {
                     out.push(&words);
@@ -289,7 +290,6 @@ impl Opening {
                 if connected {
                     return self.relay();
                 }
-                self.deadline = self.deadline.max(Instant::now() + CONNECT_WITHIN);
                 Step::Dialing(self)
             }
             Err(error) => Step::Failed(self, OpeningFault::Dial(error)),
@@ -373,5 +373,3 @@ fn connect(to: SocketAddr) -> io::Result<(OwnedFd, bool)> {
 /// A ClientHello with everything that is in use today fits four times.
 const OPENING_BYTES_MAX: usize = 16 * 1024;
 const READ_BYTES: usize = 16 * 1024;
-/// Targets that are dialed from here are near.
-const CONNECT_WITHIN: Duration = Duration::from_secs(5);

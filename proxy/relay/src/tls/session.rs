@@ -14,8 +14,11 @@ use rustls::{
     ConnectionTrafficSecrets, ContentType, ProtocolVersion, SupportedCipherSuite, Tls13CipherSuite,
 };
 
+use crate::ktls::alert_description::{
+    BAD_RECORD_MAC, INTERNAL_ERROR, RECORD_OVERFLOW, UNEXPECTED_MESSAGE,
+};
 use crate::ktls::{
-    Alert, HandshakeMessage, Keys, alert_description, encode_alert, encode_key_update,
+    Alert, HandshakeMessage, Keys, Malformed, alert_description, encode_alert, encode_key_update,
     handshake_messages, parse_alert,
 };
 use crate::tls::sealer::{SEALED_OVERHEAD, Sealer};
@@ -30,6 +33,8 @@ pub enum Fault {
     Empty,
     #[error("the peer changes keys too often")]
     KeyUpdates,
+    #[error("the peer sent what cannot be read")]
+    Malformed(#[from] Malformed),
     #[error("the peer sent what TLS does not allow here: {0}")]
     Protocol(&'static str),
     #[error("the kernel cannot change the keys of a connection")]
@@ -46,8 +51,11 @@ impl Fault {
         match self {
             Self::Alert(_) => None,
             Self::Empty | Self::KeyUpdates | Self::Protocol(_) => Some(UNEXPECTED_MESSAGE),
+            Self::Malformed(malformed) => Some(malformed.alert_description()),
             Self::Rekey | Self::Suite => Some(INTERNAL_ERROR),
             Self::Tls(rustls::Error::DecryptError) => Some(BAD_RECORD_MAC),
+            Self::Tls(rustls::Error::PeerMisbehaved(_)) => Some(UNEXPECTED_MESSAGE),
+            Self::Tls(rustls::Error::PeerSentOversizedRecord) => Some(RECORD_OVERFLOW),
             Self::Tls(_) => Some(INTERNAL_ERROR),
         }
     }
@@ -59,6 +67,7 @@ impl From<Fault> for io::Error {
             Fault::Alert(_) => io::ErrorKind::ConnectionAborted,
             Fault::Empty
             | Fault::KeyUpdates
+            | Fault::Malformed(_)
             | Fault::Protocol(_)
             | Fault::Rekey
             | Fault::Suite
@@ -253,7 +262,7 @@ impl Session {
     }
 
     fn alert(&mut self, payload: &[u8]) -> Result<(), Fault> {
-        match parse_alert(payload).map_err(|_| Fault::Protocol("a malformed alert"))? {
+        match parse_alert(payload)? {
             Alert::CloseNotify => {
                 self.peer_closed = true;
                 Ok(())
@@ -265,7 +274,7 @@ impl Session {
 
     fn handshake_messages(&mut self, payload: &[u8], out: &mut Outgoing) -> Result<(), Fault> {
         for message in handshake_messages(payload) {
-            match message.map_err(|_| Fault::Protocol("a malformed handshake message"))? {
+            match message? {
                 HandshakeMessage::KeyUpdate { request } => self.peer_updates_keys(request, out)?,
                 HandshakeMessage::NewSessionTicket(ticket) => match &mut self.role {
                     Role::Client(kernel) => kernel.handle_new_session_ticket(ticket)?,
@@ -502,9 +511,6 @@ impl Outgoing {
 pub(crate) const ALERT: u8 = 21;
 pub(crate) const HANDSHAKE: u8 = 22;
 pub(crate) const APPLICATION_DATA: u8 = 23;
-const UNEXPECTED_MESSAGE: u8 = 10;
-const BAD_RECORD_MAC: u8 = 20;
-pub(crate) const INTERNAL_ERROR: u8 = 80;
 
 /// Content type, legacy version, length.
 pub(crate) const HEADER_BYTES: usize = 5;

@@ -10,6 +10,7 @@ use rustls::unbuffered::ConnectionState;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig};
 
 use super::*;
+use crate::ktls::alert_description::{DECODE_ERROR, ILLEGAL_PARAMETER};
 use crate::tls::{Established, Handshake};
 
 /// The three suites of TLS 1.3.
@@ -461,22 +462,21 @@ fn alerts_end_with_their_number_and_warnings_do_not() {
 #[test]
 fn messages_that_have_no_place_are_refused() {
     // A ticket from a client, a Finished, a KeyUpdate with a wrong word, in pieces, with something behind it; odd alerts.
-    let wrong: [(u8, &[u8]); 9] = [
-        (HANDSHAKE, &[4, 0, 0, 1, 0]),
-        (HANDSHAKE, &[20, 0, 0, 1, 0]),
-        (HANDSHAKE, &[24, 0, 0, 1, 2]),
-        (HANDSHAKE, &[24, 0, 0, 1]),
-        (HANDSHAKE, &[24, 0, 0, 1, 0, 24, 0, 0, 1, 0]),
-        (HANDSHAKE, &[]),
-        (ALERT, &[2]),
-        (ALERT, &[2, 40, 0]),
-        (20, &[1]),
+    let wrong: [(u8, &[u8], u8); 9] = [
+        (HANDSHAKE, &[4, 0, 0, 1, 0], UNEXPECTED_MESSAGE),
+        (HANDSHAKE, &[20, 0, 0, 1, 0], UNEXPECTED_MESSAGE),
+        (HANDSHAKE, &[24, 0, 0, 1, 2], ILLEGAL_PARAMETER),
+        (HANDSHAKE, &[24, 0, 0, 1], DECODE_ERROR),
+        (HANDSHAKE, &[24, 0, 0, 1, 0, 24, 0, 0, 1, 0], UNEXPECTED_MESSAGE),
+        (HANDSHAKE, &[], UNEXPECTED_MESSAGE),
+        (ALERT, &[2], DECODE_ERROR),
+        (ALERT, &[2, 40, 0], DECODE_ERROR),
+        (20, &[1], UNEXPECTED_MESSAGE),
     ];
-    for (content_type, payload) in wrong {
+    for (content_type, payload, alert) in wrong {
         let (mut client, mut server) = sessions();
         let wire = seal_raw(&mut client, content_type, payload);
         let fault = open(&mut server, &wire).unwrap_err();
-        let refused = matches!(fault, Fault::Protocol(_) | Fault::Tls(_));
-        assert!(refused, "{content_type} {payload:?}: {fault:?}");
+        assert_eq!(fault.alert(), Some(alert), "{content_type} {payload:?}: {fault:?}");
     }
 }

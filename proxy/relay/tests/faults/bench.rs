@@ -22,6 +22,9 @@ use tokio::time::timeout;
 /// No test waits longer for what must happen.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
+/// What is said to whoever is refused.
+pub(crate) const REFUSAL: &[u8] = b"not today";
+
 /// What the service was told.
 #[derive(Debug)]
 pub(crate) enum Told {
@@ -29,7 +32,7 @@ pub(crate) enum Told {
     Failed(&'static str),
 }
 
-/// Says what it does by the first byte: `X` panics, `B` goes where nobody answers, `G` is given away, a handshake is
+/// Says what it does by the first byte: `X` panics, `B` goes where nobody answers, `G` is given away, `N` is refused, a handshake is
 /// terminated, and the rest goes to the target.
 pub(crate) struct Door {
     target: SocketAddr,
@@ -41,6 +44,8 @@ pub(crate) struct Door {
     /// Connections that hold a place.
     pub(crate) places: Arc<AtomicUsize>,
     pub(crate) panics: AtomicBool,
+    /// Everybody who has shaken hands.
+    pub(crate) refuses: AtomicBool,
 }
 
 struct Taken(Arc<AtomicUsize>);
@@ -73,6 +78,7 @@ impl Service for Door {
             Some(b'X') => panic!("as the client wants"),
             Some(b'B') => self.dial(self.black_hole),
             Some(b'G') => Next::Give,
+            Some(b'N') => Next::Refuse(Bytes::from_static(REFUSAL)),
             // "GET" and noise too: what is no hello is TLS's to find out.
             Some(22 | b'H' | 0x80..) => Next::Terminate(Arc::clone(&self.tls)),
             Some(_) => self.dial(self.target),
@@ -80,7 +86,10 @@ impl Service for Door {
     }
     fn established(&self, _from: SocketAddr, _peer: &Established) -> Next {
         self.panic_if_told();
-        self.dial(self.target)
+        match self.refuses.load(Ordering::SeqCst) {
+            true => Next::Refuse(Bytes::from_static(REFUSAL)),
+            false => self.dial(self.target),
+        }
     }
     fn give(&self, _given: Given) {
         panic!("as the client wants");
@@ -152,6 +161,7 @@ impl Bench {
             told: sender,
             places: Arc::default(),
             panics: AtomicBool::new(false),
+            refuses: AtomicBool::new(false),
         });
         let service: Arc<dyn Service> = Arc::clone(&door) as Arc<dyn Service>;
         let at = relay.listen(SocketAddr::from(([127, 0, 0, 1], 0)), &service).unwrap();

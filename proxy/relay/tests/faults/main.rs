@@ -35,6 +35,7 @@ on_every_rung! {
     strangers::whoever_is_slow_is_ended_in_time_and_costs_nobody_anything
     strangers::garbage_instead_of_a_hello_is_refused_at_once
     strangers::half_open_connections_do_not_slow_a_transfer
+    strangers::who_is_refused_is_told_why
     strangers::a_service_that_panics_ends_no_other_stream
     peers::an_end_right_behind_the_opening_is_not_lost
     peers::a_target_that_greets_and_goes_is_heard

@@ -1,13 +1,16 @@
 //! Before a connection is relayed: whoever is slow, says nonsense, or comes in thousands.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use relay::DataPlane;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
 
-use crate::bench::{Bench, SOON, Told, echo, hello, ping, rest, transfer};
+use crate::bench::{Bench, REFUSAL, SOON, Told, echo, hello, localhost, ping, rest, transfer};
 use crate::child;
 
 pub(crate) async fn whoever_is_slow_is_ended_in_time_and_costs_nobody_anything(plane: DataPlane) {
@@ -47,11 +50,11 @@ pub(crate) async fn whoever_is_slow_is_ended_in_time_and_costs_nobody_anything(p
         drop(rest(&mut socket).await);
     }
     bench.places(0).await;
-    nobody_answers(&bench, &mut friend).await;
+    nobody_answers(&bench, &mut friend, within).await;
 }
 
-/// A target that does not answer ends the dialing, after the five seconds that a dial may take.
-async fn nobody_answers(bench: &Bench, friend: &mut TcpStream) {
+/// A target that does not answer ends the dialing, as soon as a connection that is slow itself is ended.
+async fn nobody_answers(bench: &Bench, friend: &mut TcpStream, within: Duration) {
     let began = Instant::now();
     let mut dialing = bench.connect().await;
     dialing.write_all(b"B").await.unwrap();
@@ -63,6 +66,7 @@ async fn nobody_answers(bench: &Bench, friend: &mut TcpStream) {
     }
     let told = bench.told().await;
     assert!(matches!(told, Told::Failed("dial")), "{told:?}");
+    assert!(began.elapsed() < within + Duration::from_secs(2), "{:?}", began.elapsed());
     bench.places(0).await;
 }
 
@@ -111,6 +115,22 @@ pub(crate) async fn half_open_connections_do_not_slow_a_transfer(plane: DataPlan
     // Other tests run beside this one: what is looked for is a cost per connection and event, which would be tenfold.
     assert!(among < alone * 4 + Duration::from_secs(1), "{among:?} beside them, {alone:?} alone");
     drop(crowd);
+    bench.places(0).await;
+}
+
+pub(crate) async fn who_is_refused_is_told_why(plane: DataPlane) {
+    let bench = Bench::new(plane, echo().await, SOON);
+    let mut plain = bench.connect().await;
+    plain.write_all(b"N").await.unwrap();
+    assert_eq!(rest(&mut plain).await.unwrap(), REFUSAL);
+    bench.door.refuses.store(true, Ordering::SeqCst);
+    let connector = TlsConnector::from(Arc::clone(&bench.client));
+    let socket = bench.connect().await;
+    let mut client = timeout(SOON, connector.connect(localhost(), socket)).await.unwrap().unwrap();
+    let mut heard = Vec::new();
+    // With an orderly end: without a close_notify it would be an error.
+    timeout(SOON, client.read_to_end(&mut heard)).await.unwrap().unwrap();
+    assert_eq!(heard, REFUSAL);
     bench.places(0).await;
 }
 
