@@ -108,8 +108,12 @@ fn the_client_changes_keys_while_it_receives_bulk() {
                 // What it sends is under the new key.
                 say(&mut client, &down, 0..10).unwrap();
                 hear(&mut target, &down, 0..10);
+                // One answer may be to several requests (RFC 8446, section 4.6.3), when they come before it can be sent.
                 let (changes, _) = Counters::changes_since(before);
-                assert_eq!(changes, u64::try_from(ROUNDS).unwrap());
+                assert!(
+                    (1..=u64::try_from(ROUNDS).unwrap()).contains(&changes),
+                    "{changes} changes"
+                );
                 client.close();
                 target.close();
                 assert!(matches!(scene.outcome().end, End::Closed));
