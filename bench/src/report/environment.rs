@@ -66,13 +66,20 @@ pub(crate) fn now() -> String {
     now.replace_nanosecond(0).unwrap_or(now).format(&Rfc3339).unwrap_or_default()
 }
 
-/// What was built, as git names it.
+/// What was built, as git names it. The report itself may have changed: every run writes it.
 pub(crate) fn commit() -> String {
-    let mut git = Command::new("git");
-    git.args(["describe", "--always", "--dirty", "--exclude=*"]);
-    let said = git.current_dir(env!("CARGO_MANIFEST_DIR")).stdin(Stdio::null()).output();
-    let said = said.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
-    said.ok().filter(|name| !name.is_empty()).unwrap_or_else(|| "unknown".to_owned())
+    let git = |arguments: &[&str]| {
+        let mut git = Command::new("git");
+        git.args(arguments).current_dir(env!("CARGO_MANIFEST_DIR")).stdin(Stdio::null());
+        git.output().ok()
+    };
+    let said = git(&["describe", "--always", "--exclude=*"])
+        .map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+        .filter(|name| !name.is_empty());
+    let Some(name) = said else { return "unknown".to_owned() };
+    let unchanged = ["diff", "--quiet", "HEAD", "--", ":(top)", ":(top,exclude)bench/report"];
+    let clean = git(&unchanged).is_some_and(|output| output.status.success());
+    if clean { name } else { format!("{name}-dirty") }
 }
 
 fn versions(places: &Places) -> BTreeMap<String, String> {

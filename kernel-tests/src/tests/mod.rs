@@ -25,6 +25,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Test> {
         openssl::TESTS,
         segments::TESTS,
         relay::bulk::TESTS,
+        relay::crowd::TESTS,
         relay::ends::TESTS,
         relay::keys::TESTS,
         relay::upgrade::TESTS,

@@ -4,6 +4,7 @@
 //! - [`link`]: the leg through the proxy and the SSH connection inside it, host certificate checked
 //! - [`options`]: the flag `-o`
 //! - [`session`]: the shell or command on a channel
+//! - [`output`]: what the session says, written
 //! - [`terminal`]: raw mode and size, restored on every way out
 //! - [`escape`]: the way out, `~.`
 //! - [`forward`]: the flags `-L` and `-D`
@@ -13,6 +14,7 @@ pub(crate) mod escape;
 pub(crate) mod forward;
 pub(crate) mod link;
 pub(crate) mod options;
+pub(crate) mod output;
 pub(crate) mod session;
 pub(crate) mod socks;
 pub(crate) mod terminal;

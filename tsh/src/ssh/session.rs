@@ -1,5 +1,6 @@
 //! The shell or command on a channel: standard input, output and error, terminal size, exit status. Input is read by a
-//! thread of its own, because reading a terminal cannot be cancelled; everything else is one loop.
+//! thread of its own, because reading a terminal cannot be cancelled, and output is written by one ([`super::output`]);
+//! everything else is one loop.
 
 use std::io::Read as _;
 use std::sync::Arc;
@@ -7,13 +8,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use russh::client::Msg;
 use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf, Pty, Sig};
-use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
 
 use crate::ssh::EXIT_SSH;
 use crate::ssh::escape::{Escape, Typed};
 use crate::ssh::link::Link;
+use crate::ssh::output::{Output, Standard};
 use crate::ssh::terminal::{self, RawTerminal};
 use cli::failure::Failure;
 use cli::output::plain;
@@ -139,17 +140,21 @@ impl Running {
     async fn run(mut self, disconnect: &Notify) -> Result<End, Failure> {
         let mut resized = signal(SignalKind::window_change())?;
         let mut told_to_end = EndSignals::new()?;
-        let (mut out, mut err) = (tokio::io::stdout(), tokio::io::stderr());
+        let mut output = Output::start()?;
         loop {
             tokio::select! {
                 message = self.read.wait() => match message {
                     Some(ChannelMsg::Data { data }) => tokio::select! {
-                        written = put(&mut out, &data) => written?,
+                        put = output.put(Standard::Output, data) => put?,
                         // Also while nobody reads what we write.
                         () = disconnect.notified() => return Ok(End::Disconnected),
                         () = told_to_end.recv() => return Ok(End::Disconnected),
                     },
-                    Some(ChannelMsg::ExtendedData { data, ext: 1 }) => put(&mut err, &data).await?,
+                    Some(ChannelMsg::ExtendedData { data, ext: 1 }) => tokio::select! {
+                        put = output.put(Standard::Error, data) => put?,
+                        () = disconnect.notified() => return Ok(End::Disconnected),
+                        () = told_to_end.recv() => return Ok(End::Disconnected),
+                    },
                     Some(ChannelMsg::Close) | None => break,
                     Some(message) => self.control(message)?,
                 },
@@ -157,6 +162,11 @@ impl Running {
                 () = disconnect.notified() => return Ok(End::Disconnected),
                 () = told_to_end.recv() => return Ok(End::Disconnected),
             }
+        }
+        tokio::select! {
+            written = output.finish() => written?,
+            () = disconnect.notified() => return Ok(End::Disconnected),
+            () = told_to_end.recv() => return Ok(End::Disconnected),
         }
         Ok(self.status.unwrap_or(End::Lost))
     }
@@ -224,12 +234,6 @@ impl EndSignals {
 
 fn signal_text(signal: &Sig) -> String {
     if let Sig::Custom(name) = signal { name.clone() } else { format!("{signal:?}") }
-}
-
-/// Written before more is taken from the channel: a slow terminal slows the host down.
-async fn put(to: &mut (impl AsyncWrite + Unpin), data: &[u8]) -> Result<(), Failure> {
-    to.write_all(data).await?;
-    Ok(to.flush().await?)
 }
 
 /// Standard input, read by a thread until it ends or nobody listens.

@@ -2,12 +2,14 @@
 //! handed over. What is in the kernel and what is not is seen by the kernel's own counters.
 //!
 //! - [`bulk`]: bytes, by whichever way, arrive as they were sent
+//! - [`crowd`]: more connections than most machines let a process hold
 //! - [`ends`]: closes, cuts, resets, back-pressure
 //! - [`keys`]: KeyUpdates while the kernel has the keys
 //! - [`upgrade`]: streams that go on in another relay, keys and all
 //! - [`wire`]: the two ends
 
 pub(super) mod bulk;
+pub(super) mod crowd;
 pub(super) mod ends;
 pub(super) mod keys;
 pub(super) mod upgrade;
@@ -41,6 +43,8 @@ struct Scene {
     suite: Suite,
     entrance: SocketAddr,
     said: Mutex<Receiver<Said>>,
+    /// Each connection that is not open yet holds one of it.
+    opening: Arc<()>,
 }
 
 /// What the relay said of a connection.
@@ -57,14 +61,22 @@ impl Scene {
     }
 
     fn on(relay: &Relay, suite: Suite, limits: Limits) -> Self {
+        Self::patient(relay, suite, limits, WAIT)
+    }
+
+    /// Who has not shaken hands is borne with for so long.
+    fn patient(relay: &Relay, suite: Suite, limits: Limits, within: Duration) -> Self {
         let target = TcpListener::bind("127.0.0.1:0").unwrap();
         let (say, said) = channel();
         let to = target.local_addr().unwrap();
         // With tickets: they go out before the kernel takes over, and count.
         let config = server_config(suite, 2);
-        let service: Arc<dyn Service> = Arc::new(Terminating { config, to, limits, say });
+        let opening = Arc::new(());
+        let held = Arc::clone(&opening);
+        let service: Arc<dyn Service> =
+            Arc::new(Terminating { config, to, limits, within, held, say });
         let entrance = relay.listen("127.0.0.1:0".parse().unwrap(), &service).unwrap();
-        Self { target, suite, entrance, said: Mutex::new(said) }
+        Self { target, suite, entrance, said: Mutex::new(said), opening }
     }
 
     /// A client that has shaken hands, and the target's end of its stream.
@@ -83,6 +95,12 @@ impl Scene {
         target
     }
 
+    /// How many connections are not open yet.
+    fn opening(&self) -> usize {
+        // Less the service's own and this one.
+        Arc::strong_count(&self.opening) - 2
+    }
+
     fn outcome(&self) -> Outcome {
         match self.said.lock().unwrap().recv_timeout(WAIT).unwrap() {
             Said::Ended(outcome) => outcome,
@@ -96,12 +114,14 @@ struct Terminating {
     config: Arc<ServerConfig>,
     to: SocketAddr,
     limits: Limits,
+    within: Duration,
+    held: Arc<()>,
     say: Sender<Said>,
 }
 
 impl Service for Terminating {
     fn admit(&self, _from: SocketAddr) -> Option<Place> {
-        Some(Box::new(()))
+        Some(Box::new(Arc::clone(&self.held)))
     }
     fn route(&self, _from: SocketAddr, _opening: &[u8]) -> Next {
         Next::Terminate(Arc::clone(&self.config))
@@ -121,7 +141,7 @@ impl Service for Terminating {
         self.say.send(Said::Ended(Outcome { bytes_from_client, bytes_from_target, end })).ok();
     }
     fn within(&self) -> Duration {
-        WAIT
+        self.within
     }
 }
 
@@ -195,7 +215,11 @@ fn relay() -> &'static Relay {
 }
 
 fn start(data_plane: DataPlane) -> Relay {
-    Relay::start(Settings { streams_max: 100, workers: Some(1), data_plane }).unwrap()
+    start_for(100, data_plane)
+}
+
+fn start_for(streams_max: usize, data_plane: DataPlane) -> Relay {
+    Relay::start(Settings { streams_max, workers: Some(1), data_plane }).unwrap()
 }
 
 /// What the kernel has counted since it booted: its own TLS, by direction.

@@ -140,6 +140,13 @@ impl Socket {
         self.sent(result)
     }
 
+    /// Sends a prefix, of which what does not fill a packet waits for what follows at once: more, or the end.
+    pub(crate) fn send_before_more(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let flags = SEND_FLAGS.union(SendFlags::MORE);
+        let result = retry_on_intr(|| rustix::net::send(&self.fd, bytes, flags));
+        self.sent(result)
+    }
+
     pub(crate) fn splice_in(&mut self, pipe: &Pipe, max: usize) -> io::Result<usize> {
         retry_on_intr(|| rustix::pipe::splice(&self.fd, None, &pipe.write, None, max, SPLICE_FLAGS))
             .map_err(|error| self.not_received(error))

@@ -311,16 +311,25 @@ impl TlsPort {
 
     /// Sends what was sealed here, and the change of keys that is owed where the kernel seals.
     pub(crate) fn flush(&mut self, socket: &mut Socket) -> io::Result<()> {
+        self.send_outgoing(socket, |socket, bytes| socket.send(std::iter::once(bytes)))?;
+        let owes = self.session.as_ref().is_some_and(Session::owes_key_update);
+        if owes && matches!(self.transmit, Transmit::Kernel { .. }) && !self.closed {
+            self.change_kernel_keys(socket)?;
+        }
+        Ok(())
+    }
+
+    fn send_outgoing(
+        &mut self,
+        socket: &mut Socket,
+        send: impl Fn(&mut Socket, &[u8]) -> io::Result<usize>,
+    ) -> io::Result<()> {
         while !self.outgoing.is_empty() {
             if !socket.writable {
                 return Err(io::ErrorKind::WouldBlock.into());
             }
-            let count = socket.send(std::iter::once(self.outgoing.bytes()))?;
+            let count = send(socket, self.outgoing.bytes())?;
             self.outgoing.wrote(count);
-        }
-        let owes = self.session.as_ref().is_some_and(Session::owes_key_update);
-        if owes && matches!(self.transmit, Transmit::Kernel { .. }) && !self.closed {
-            self.change_kernel_keys(socket)?;
         }
         Ok(())
     }
@@ -410,7 +419,8 @@ impl TlsPort {
                 if let Some(session) = &mut self.session {
                     session.close(&mut self.outgoing)?;
                 }
-                self.flush(socket)?;
+                // The end of the half goes out with it, in one packet.
+                self.send_outgoing(socket, Socket::send_before_more)?;
             }
             Transmit::Kernel { .. } if !self.closed => {
                 let notify = ktls::encode_alert(ktls::alert_description::CLOSE_NOTIFY);
