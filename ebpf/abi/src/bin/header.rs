@@ -1,0 +1,63 @@
+//! Prints the C header of the records. `cargo xtask ebpf` writes it to `ebpf/src/records.h`.
+#![forbid(unsafe_code)]
+
+use std::fmt::Write as _;
+
+use ebpf_abi::{
+    ARGV_BYTES_MAX, ARGV_PART_BYTES_MAX, LAYOUTS, Layout, PATH_BYTES_MAX, VERSION, flag, kind,
+};
+
+fn main() {
+    print!("{}", header());
+}
+
+fn header() -> String {
+    let mut text = String::from(
+        "/* The records, as ebpf/abi has them. Written by `cargo xtask ebpf`; do not edit. */\n\
+         #ifndef POSTERN_RECORDS_H\n#define POSTERN_RECORDS_H\n\n#include <linux/types.h>\n\n",
+    );
+    for (name, value) in [
+        ("RECORD_VERSION", u32::from(VERSION)),
+        ("PATH_BYTES_MAX", PATH_BYTES_MAX),
+        ("ARGV_PART_BYTES_MAX", ARGV_PART_BYTES_MAX),
+        ("ARGV_BYTES_MAX", ARGV_BYTES_MAX),
+    ] {
+        define(&mut text, name, value);
+    }
+    kind::ALL.iter().for_each(|&(name, value)| define(&mut text, name, value.into()));
+    flag::ALL.iter().for_each(|&(name, value)| define(&mut text, name, value));
+    for layout in LAYOUTS {
+        text.push_str(&structure(layout));
+    }
+    text.push_str("\n#endif\n");
+    text
+}
+
+fn define(text: &mut String, name: &str, value: u32) {
+    writeln!(text, "#define {name} {value}").expect("a string takes everything");
+}
+
+fn structure(layout: &Layout) -> String {
+    let name = layout.name;
+    let mut text = format!("\n/*{} */\nstruct {name} {{\n", layout.doc);
+    for field in layout.fields {
+        text.push_str(&format!("\t/*{} */\n\t{} {};\n", field.doc, field.c_type, field.name));
+    }
+    text.push_str("};\n");
+    let mut assert = |what: String| text.push_str(&format!("_Static_assert({what}, \"{name}\");\n"));
+    assert(format!("sizeof(struct {name}) == {}", layout.size));
+    for field in layout.fields {
+        let (field, offset) = (field.name, field.offset);
+        assert(format!("__builtin_offsetof(struct {name}, {field}) == {offset}"));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_committed_header_is_the_one_of_these_records() {
+        let committed = include_str!("../../../src/records.h");
+        assert!(committed == super::header(), "run `cargo xtask ebpf`");
+    }
+}

@@ -1,0 +1,92 @@
+/* A path from the root of its mount namespace, walked from its end: bpf_d_path is refused in most of our hooks, and gives
+ * what a chroot pretends. */
+#ifndef POSTERN_PATH_H
+#define POSTERN_PATH_H
+
+#include "common.h"
+
+#define NAME_BYTES_MAX 255
+#define WALK_BYTES 4096
+#define WALK_MASK (WALK_BYTES - 1)
+
+/* Where paths are put together; of a place, see common.h. Names are written whole, beyond the end at worst. */
+struct walked {
+	char bytes[WALK_BYTES + NAME_BYTES_MAX + 1];
+};
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, PLACES);
+	__type(key, __u32);
+	__type(value, struct walked);
+} walks SEC(".maps");
+
+struct walk {
+	struct dentry *dentry;
+	struct mount *mount;
+	__u32 place;
+	/* Where the path begins so far. */
+	__u32 at;
+	__u32 cut;
+};
+
+static long walk_step(__u32 step, void *context)
+{
+	struct walk *walk = context;
+	struct dentry *dentry = walk->dentry;
+	struct mount *mount = walk->mount;
+	struct dentry *parent = BPF_CORE_READ(dentry, d_parent);
+	__u32 place = walk->place;
+
+	if (dentry == BPF_CORE_READ(mount, mnt.mnt_root)) {
+		struct mount *above = BPF_CORE_READ(mount, mnt_parent);
+		if (above == mount)
+			return 1;
+		walk->dentry = BPF_CORE_READ(mount, mnt_mountpoint);
+		walk->mount = above;
+		return 0;
+	}
+	__u32 length = BPF_CORE_READ(dentry, d_name.len) & NAME_BYTES_MAX;
+	struct walked *walked = bpf_map_lookup_elem(&walks, &place);
+	if (!walked || walk->at < length + 1) {
+		walk->cut = 1;
+		return 1;
+	}
+	__u32 at = walk->at - length;
+	bpf_probe_read_kernel(walked->bytes + (at & WALK_MASK), length, BPF_CORE_READ(dentry, d_name.name));
+	/* Without a parent it is in no folder: a memfd, a pipe. */
+	if (dentry != parent) {
+		at--;
+		walked->bytes[at & WALK_MASK] = '/';
+	}
+	walk->at = at;
+	walk->dentry = parent;
+	return dentry == parent;
+}
+
+/* Puts the path at `to` in `place`; its length. */
+static __always_inline __u32 put_path(struct place *place, __u32 number, __u32 to, struct vfsmount *mnt,
+				      struct dentry *dentry, __u32 *cut)
+{
+	struct walk walk = {
+		.dentry = dentry,
+		.mount = (void *)mnt - bpf_core_field_offset(struct mount, mnt),
+		.place = number,
+		.at = WALK_BYTES - 1,
+	};
+	struct walked *walked = bpf_map_lookup_elem(&walks, &number);
+
+	if (!walked)
+		return 0;
+	bpf_loop(WALK_BYTES, walk_step, &walk, 0);
+	*cut = walk.cut;
+	__u32 at = walk.at & WALK_MASK;
+	if (at == WALK_BYTES - 1 && !walk.cut) {
+		/* The root itself. */
+		at--;
+		walked->bytes[at & WALK_MASK] = '/';
+	}
+	__u32 length = WALK_BYTES - 1 - at;
+	return put(place, to, walked->bytes + at, length);
+}
+
+#endif

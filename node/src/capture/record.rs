@@ -1,0 +1,163 @@
+//! The kernel's records, read: bytes from a ring to values. Lengths are checked, whatever stands in them: a record that does
+//! not fit is an error and no panic.
+
+use ebpf_abi::{Argv, Exec, Exit, Header, VERSION, kind};
+use zerocopy::FromBytes;
+
+/// A record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Record<'a> {
+    pub(crate) header: Header,
+    pub(crate) body: Body<'a>,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Body<'a> {
+    Argv { at: usize, bytes: &'a [u8] },
+    Exec { exec: Exec, path: &'a [u8], cwd: &'a [u8], argv: &'a [u8] },
+    Exit { status: i32 },
+    Over,
+}
+
+/// Why bytes are no record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum RecordError {
+    #[error("a record of kind {0}")]
+    Kind(u16),
+    #[error("a record that is cut off, or longer than it says")]
+    Length,
+    #[error("a record of version {0}")]
+    Version(u16),
+}
+
+impl<'a> Record<'a> {
+    /// # Errors
+    /// See [`RecordError`].
+    pub(crate) fn read(bytes: &'a [u8]) -> Result<Self, RecordError> {
+        let mut rest = Rest(bytes);
+        let header: Header = rest.fixed()?;
+        if header.version != VERSION {
+            return Err(RecordError::Version(header.version));
+        }
+        if usize::try_from(header.len) != Ok(bytes.len()) {
+            return Err(RecordError::Length);
+        }
+        let body = match header.kind {
+            kind::EXEC => {
+                let exec: Exec = rest.fixed()?;
+                Body::Exec {
+                    path: rest.bytes(exec.path_len)?,
+                    cwd: rest.bytes(exec.cwd_len)?,
+                    argv: rest.bytes(exec.argv_len)?,
+                    exec,
+                }
+            }
+            kind::ARGV => {
+                let argv: Argv = rest.fixed()?;
+                let at = usize::try_from(argv.at).map_err(|_| RecordError::Length)?;
+                Body::Argv { at, bytes: rest.bytes(argv.len)? }
+            }
+            kind::EXIT => Body::Exit { status: rest.fixed::<Exit>()?.status },
+            kind::OVER => Body::Over,
+            other => return Err(RecordError::Kind(other)),
+        };
+        if !rest.0.is_empty() {
+            return Err(RecordError::Length);
+        }
+        Ok(Self { header, body })
+    }
+}
+
+/// What has not been read yet.
+struct Rest<'a>(&'a [u8]);
+
+impl<'a> Rest<'a> {
+    fn fixed<T: FromBytes>(&mut self) -> Result<T, RecordError> {
+        let (value, rest) = T::read_from_prefix(self.0).map_err(|_| RecordError::Length)?;
+        self.0 = rest;
+        Ok(value)
+    }
+
+    fn bytes(&mut self, length: u32) -> Result<&'a [u8], RecordError> {
+        let length = usize::try_from(length).map_err(|_| RecordError::Length)?;
+        let (bytes, rest) = self.0.split_at_checked(length).ok_or(RecordError::Length)?;
+        self.0 = rest;
+        Ok(bytes)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use proptest::prelude::*;
+    use zerocopy::IntoBytes as _;
+
+    use super::*;
+
+    /// The bytes of a record with a right header.
+    pub(crate) fn record(kind: u16, fixed: &[u8], rest: &[&[u8]]) -> Vec<u8> {
+        let length = size_of::<Header>() + fixed.len() + rest.concat().len();
+        let header = Header {
+            len: u32::try_from(length).unwrap(),
+            kind,
+            version: VERSION,
+            session: 7,
+            tgid: 42,
+            ..Header::default()
+        };
+        [header.as_bytes(), fixed, &rest.concat()].concat()
+    }
+
+    fn exec() -> Vec<u8> {
+        let (path, cwd, argv) = (b"/bin/true", b"/root", b"true\0x\0");
+        let exec = Exec {
+            path_len: 9,
+            cwd_len: 5,
+            argv_len: 7,
+            argv_total: 7,
+            argv_captured: 7,
+            ..Exec::default()
+        };
+        record(kind::EXEC, exec.as_bytes(), &[path, cwd, argv])
+    }
+
+    #[test]
+    fn an_exec_reads_back() {
+        let bytes = exec();
+        let Body::Exec { path, cwd, argv, .. } = Record::read(&bytes).unwrap().body else { panic!() };
+        assert_eq!((path, cwd, argv), (&b"/bin/true"[..], &b"/root"[..], &b"true\0x\0"[..]));
+    }
+
+    #[test]
+    fn every_truncation_and_every_longer_one_is_refused() {
+        let exit = record(kind::EXIT, Exit::default().as_bytes(), &[]);
+        let argv = record(kind::ARGV, Argv { at: 3, len: 2 }.as_bytes(), &[b"ab"]);
+        for whole in [exec(), exit, argv, record(kind::OVER, &[], &[])] {
+            Record::read(&whole).unwrap();
+            for length in 0..whole.len() {
+                Record::read(&whole[..length]).unwrap_err();
+                // The same with a header that agrees.
+                let mut cut = whole[..length].to_vec();
+                if let Some(place) = cut.get_mut(..4) {
+                    place.copy_from_slice(&u32::try_from(length).unwrap().to_ne_bytes());
+                    assert!(Record::read(&cut).is_err(), "{length} of {}", whole.len());
+                }
+            }
+            let mut longer = whole.clone();
+            longer.push(0);
+            Record::read(&longer).unwrap_err();
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_panics(flips in prop::collection::vec((0_usize..200, any::<u8>()), 1..8)) {
+            let mut bytes = exec();
+            for (at, flip) in flips {
+                let at = at % bytes.len();
+                bytes[at] ^= flip;
+            }
+            drop(Record::read(&bytes));
+        }
+    }
+}
