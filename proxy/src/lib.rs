@@ -188,7 +188,15 @@ pub async fn start(
     let inherited = inherited.unwrap_or_default();
     let jump = match (config.ssh_jump_listen, inherited.jump) {
         (Some(address), Some(listener)) => Some((inherit(listener, address)?, address)),
-        (Some(address), None) => Some((listener(address).await?, address)),
+        (Some(address), None) => match listener(address).await {
+            Ok(listener) => Some((listener, address)),
+            // Sessions of another process wait for us: they are worth more than a listener that it did not have.
+            Err(error) if !inherited.web.is_empty() => {
+                warn!(%error, "the jump listener is left out");
+                None
+            }
+            Err(error) => return Err(error),
+        },
         (None, _) => None,
     };
     let core = Arc::new(Core {
@@ -260,11 +268,19 @@ impl Proxy {
     pub fn data_plane(&self) -> &relay::Ladder {
         self.core.relay.ladder()
     }
-    /// What it accepts on, for another process: connections that come in between wait there. Once; before draining.
-    pub fn take_listeners(&self) -> Listeners {
+    /// The listeners again, for another process; this one goes on accepting until it is drained.
+    ///
+    /// # Errors
+    /// No descriptors are to be had.
+    pub fn listeners(&self) -> std::io::Result<Listeners> {
+        let jump = self.jump_listener.lock().unwrap_or_else(PoisonError::into_inner);
+        let jump = jump.as_ref().map(OwnedFd::try_clone).transpose()?;
+        Ok(Listeners { web: self.core.relay.listeners()?, jump })
+    }
+    /// Another process has the listeners; to be called before this one is drained.
+    pub fn replaced(&self) {
         self.core.replaced.store(true, Ordering::Relaxed);
-        let jump = self.jump_listener.lock().unwrap_or_else(PoisonError::into_inner).take();
-        Listeners { web: self.core.relay.take_listeners(), jump }
+        drop(self.jump_listener.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
     /// Lets go of the audit spool; to be called when draining, before another process opens it.
     pub fn close_audit(&self) {
