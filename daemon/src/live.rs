@@ -75,18 +75,7 @@ async fn live(config: Config) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let roles: Vec<&str> = config.roles().into_iter().map(HostRole::as_str).collect();
     let health = Arc::new(Health::new(config.nodename.as_str(), &roles));
-    net::file::private_dir(&config.data_dir)
-        .with_context(|| format!("cannot use {}", config.data_dir.display()))?;
-    let predecessor = Predecessor::from_environment()?;
-    if predecessor.is_some() {
-        // What would be found out too late, when the old process has let go of everything.
-        check_before_taking_over(&config)?;
-    }
-    let listeners = match &predecessor {
-        Some(predecessor) => Some(predecessor.take_listeners().await?),
-        None => None,
-    };
-    let lock = lock(&config.data_dir)?;
+    let (predecessor, listeners, lock) = take_folder(&config).await?;
     let (ask_upgrade, mut upgrades) = mpsc::channel(1);
     let diag = Diag::new(health.clone(), ask_upgrade)?;
     let socket = diag::socket(&config.data_dir);
@@ -149,6 +138,25 @@ async fn live(config: Config) -> anyhow::Result<()> {
             Err(anyhow!("the upgrade failed after this process had stopped accepting"))
         }
     }
+}
+
+/// The data folder, from the old process if there is one, with the listeners that come from it.
+async fn take_folder(
+    config: &Config,
+) -> anyhow::Result<(Option<Predecessor>, Option<proxy::Listeners>, std::fs::File)> {
+    net::file::private_dir(&config.data_dir)
+        .with_context(|| format!("cannot use {}", config.data_dir.display()))?;
+    let predecessor = Predecessor::from_environment()?;
+    if predecessor.is_some() {
+        // What would be found out too late, when the old process has let go of everything.
+        check_before_taking_over(config)?;
+    }
+    let listeners = match &predecessor {
+        Some(predecessor) => Some(predecessor.take_listeners().await?),
+        None => None,
+    };
+    let lock = lock(&config.data_dir)?;
+    Ok((predecessor, listeners, lock))
 }
 
 async fn diag_over_tcp(config: &Config, diag: &Diag) -> anyhow::Result<Option<JoinHandle<()>>> {

@@ -38,6 +38,9 @@ const ENDS_WITHIN: Duration = Duration::from_millis(50);
 /// For a process to open its state, or to let go of it.
 const STEP_WITHIN: Duration = Duration::from_secs(60);
 
+/// For all streams: a thousand take a tenth of a second.
+const STREAMS_WITHIN: Duration = Duration::from_secs(15);
+
 #[derive(Debug, Serialize, Deserialize)]
 enum Message {
     Adopted {
@@ -268,7 +271,7 @@ impl Successor {
         let count = streams.len();
         let (left, sent) = self.talk.blocking(move |socket| Ok(send_each(socket, streams))).await?;
         let adopted = match sent {
-            Ok(()) => self.talk.hear(STEP_WITHIN).await,
+            Ok(()) => self.talk.hear(STREAMS_WITHIN).await,
             Err(error) => Err(error),
         };
         let moved = match adopted {
@@ -293,9 +296,9 @@ impl Successor {
     }
 }
 
-/// Sends streams, then the end, within [`STEP_WITHIN`] altogether. Those that were not sent, and why.
+/// Sends streams, then the end, within [`STREAMS_WITHIN`] altogether. Those that were not sent, and why.
 fn send_each(socket: &UnixStream, streams: Vec<Moved>) -> (Vec<Moved>, io::Result<()>) {
-    let until = Instant::now() + STEP_WITHIN;
+    let until = Instant::now() + STREAMS_WITHIN;
     let mut streams = streams.into_iter();
     while let Some(stream) = streams.next() {
         let left = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
@@ -405,7 +408,7 @@ impl Predecessor {
             let moved = self
                 .talk
                 .blocking(|socket| {
-                    socket.set_read_timeout(Some(STEP_WITHIN))?;
+                    socket.set_read_timeout(Some(STREAMS_WITHIN))?;
                     Moved::receive(socket)
                 })
                 .await?;

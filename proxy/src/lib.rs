@@ -185,20 +185,8 @@ pub async fn start(
         data_plane: config.data_plane,
     })?;
     let (auth_known, auth_at) = watch::channel(resolve(&config.auth_address).await);
-    let inherited = inherited.unwrap_or_default();
-    let jump = match (config.ssh_jump_listen, inherited.jump) {
-        (Some(address), Some(listener)) => Some((inherit(listener, address)?, address)),
-        (Some(address), None) => match listener(address).await {
-            Ok(listener) => Some((listener, address)),
-            // Sessions of another process wait for us: they are worth more than a listener that it did not have.
-            Err(error) if !inherited.web.is_empty() => {
-                warn!(%error, "the jump listener is left out");
-                None
-            }
-            Err(error) => return Err(error),
-        },
-        (None, _) => None,
-    };
+    let mut inherited = inherited.unwrap_or_default();
+    let jump = jump_listener(config.ssh_jump_listen, &mut inherited).await?;
     let core = Arc::new(Core {
         cluster: host.credentials().cluster.clone(),
         audit: Audit::new(spool, host.clone()),
@@ -241,6 +229,26 @@ pub async fn start(
     core.tasks.close();
     info!(%web_addr, ?jump_addr, cluster = %core.cluster, "the proxy listens");
     Ok(Proxy { core, web_addr, jump_addr, jump_listener: Mutex::new(jump_listener) })
+}
+
+/// Where `ssh -J` comes in, and the address that was asked for.
+async fn jump_listener(
+    asked: Option<SocketAddr>,
+    inherited: &mut Listeners,
+) -> Result<Option<(TcpListener, SocketAddr)>, ProxyError> {
+    Ok(match (asked, inherited.jump.take()) {
+        (Some(address), Some(listener)) => Some((inherit(listener, address)?, address)),
+        (Some(address), None) => match listener(address).await {
+            Ok(listener) => Some((listener, address)),
+            // Sessions of another process wait for us: they are worth more than a listener that it did not have.
+            Err(error) if !inherited.web.is_empty() => {
+                warn!(%error, "the jump listener is left out");
+                None
+            }
+            Err(error) => return Err(error),
+        },
+        (None, _) => None,
+    })
 }
 
 /// Lets the relay accept on the public port.
