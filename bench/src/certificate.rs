@@ -3,6 +3,8 @@
 //! beside it, for our own check; to the other peers it is a certificate like any other. Made anew for each run.
 
 use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -65,7 +67,11 @@ impl Certificates {
         let User { authority_pem, snapshot, chain, key } = user()?;
         let write = |name: &str, text: &str| -> Result<PathBuf> {
             let path = dir.join(name);
-            fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+            // Keys are among them; peers read them as who starts them.
+            let mut options = fs::OpenOptions::new();
+            options.write(true).create_new(true).mode(0o600);
+            let written = options.open(&path).and_then(|mut file| file.write_all(text.as_bytes()));
+            written.with_context(|| format!("cannot write {}", path.display()))?;
             Ok(path)
         };
         let mut roots = RootCertStore::empty();

@@ -48,7 +48,9 @@ pub(crate) const LINGERING_PREFIX: &str = "postern-";
 pub(crate) struct Diag {
     health: Arc<Health>,
     metrics: PrometheusHandle,
-    connections: Arc<Semaphore>,
+    /// Apart, so that nobody on the network keeps our own user out.
+    local: Arc<Semaphore>,
+    network: Arc<Semaphore>,
     upgrades: mpsc::Sender<UpgradeAsked>,
 }
 
@@ -73,8 +75,8 @@ impl Diag {
         let metrics = metrics_exporter_prometheus::PrometheusBuilder::new()
             .install_recorder()
             .context("the metrics recorder")?;
-        let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-        Ok(Self { health, metrics, connections, upgrades })
+        let bound = || Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        Ok(Self { health, metrics, local: bound(), network: bound(), upgrades })
     }
 
     /// Serves on a TCP address.
@@ -122,7 +124,11 @@ impl Diag {
     }
 
     fn serve(&self, socket: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, asker: Asker) {
-        let Ok(permit) = self.connections.clone().try_acquire_owned() else { return };
+        let connections = match asker {
+            Asker::Local => &self.local,
+            Asker::Network => &self.network,
+        };
+        let Ok(permit) = connections.clone().try_acquire_owned() else { return };
         let diag = self.clone();
         tokio::spawn(async move {
             let _permit = permit;

@@ -75,28 +75,21 @@ async fn live(config: Config) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let roles: Vec<&str> = config.roles().into_iter().map(HostRole::as_str).collect();
     let health = Arc::new(Health::new(config.nodename.as_str(), &roles));
-    net::file::private_dir(&config.data_dir)
-        .with_context(|| format!("cannot use {}", config.data_dir.display()))?;
-    let predecessor = Predecessor::from_environment()?;
-    if predecessor.is_some() {
-        // What would be found out too late, when the old process has let go of everything.
-        check_before_taking_over(&config)?;
-    }
-    let listeners = match &predecessor {
-        Some(predecessor) => Some(predecessor.take_listeners().await?),
-        None => None,
-    };
-    let lock = lock(&config.data_dir)?;
+    let (predecessor, listeners, lock) = take_folder(&config).await?;
     let (ask_upgrade, mut upgrades) = mpsc::channel(1);
     let diag = Diag::new(health.clone(), ask_upgrade)?;
     let socket = diag::socket(&config.data_dir);
     diag.listen_socket(&socket)?;
-    let mut diag_tcp = None;
-    if let Some(address) = config.diag_addr {
-        let (address, task) = diag.listen(address).await?;
-        diag_tcp = Some(task);
-        info!(%address, "diagnostics: /healthz /readyz /metrics");
-    }
+    let mut kept = Vec::new();
+    let diag_tcp = match diag_over_tcp(&config, &diag).await {
+        Ok(task) => task,
+        // Sessions of the old process wait for us: they are worth more.
+        Err(error) if predecessor.is_some() => {
+            kept.push(format!("{error:#}: no diagnostics over TCP until the daemon is restarted"));
+            None
+        }
+        Err(error) => return Err(error),
+    };
     info!(version = proto::VERSION, roles = roles.join(","), data_dir = %config.data_dir.display(), "starting");
     let running = tokio::select! {
         started = start_roles(&config, listeners, &health, &shutdown) => started?,
@@ -104,12 +97,17 @@ async fn live(config: Config) -> anyhow::Result<()> {
     };
     notify(&[sd_notify::NotifyState::Ready]);
     info!(roles = roles.join(","), "started");
-    if let Some(predecessor) = predecessor {
-        take_over(predecessor, &config, &running).await;
-    }
     let mut held = Held { lock: Some(lock), diag_tcp };
-    let ending =
-        until_end(&running, &health, &shutdown, &mut held, &mut signals, &mut upgrades).await;
+    let ending = async {
+        if let Some(predecessor) = predecessor {
+            tokio::select! {
+                () = take_over(predecessor, &config, &running, kept) => {}
+                () = signals.stop() => return Ending::Stop,
+            }
+        }
+        until_end(&running, &health, &shutdown, &mut held, &mut signals, &mut upgrades).await
+    };
+    let ending = ending.await;
     // Whoever asks for an upgrade from now on hears that there is none.
     drop(upgrades);
     match ending {
@@ -120,27 +118,63 @@ async fn live(config: Config) -> anyhow::Result<()> {
         }
         // The socket is the new process's.
         Ending::Replaced => {
-            let beside = diag::lingering_socket(&config.data_dir, std::process::id());
-            if let Err(error) = diag.listen_socket(&beside) {
-                warn!(error = format!("{error:#}"), "`postern status` will not show this process");
-            }
-            linger(config.upgrade_timeout, running, &health, &shutdown, &mut signals).await;
-            remove_socket(&beside);
+            linger(
+                &config,
+                config.upgrade_timeout,
+                &diag,
+                running,
+                &health,
+                &shutdown,
+                &mut signals,
+            )
+            .await;
             info!("stopped; the new process goes on");
             Ok(())
         }
         // Only a new start helps: the service manager is not kept waiting longer than for any other end.
         Ending::Stranded => {
-            linger(config.drain_timeout, running, &health, &shutdown, &mut signals).await;
+            linger(&config, config.drain_timeout, &diag, running, &health, &shutdown, &mut signals)
+                .await;
             Err(anyhow!("the upgrade failed after this process had stopped accepting"))
         }
     }
 }
 
+/// The data folder, from the old process if there is one, with the listeners that come from it.
+async fn take_folder(
+    config: &Config,
+) -> anyhow::Result<(Option<Predecessor>, Option<proxy::Listeners>, std::fs::File)> {
+    net::file::private_dir(&config.data_dir)
+        .with_context(|| format!("cannot use {}", config.data_dir.display()))?;
+    let predecessor = Predecessor::from_environment()?;
+    if predecessor.is_some() {
+        // What would be found out too late, when the old process has let go of everything.
+        check_before_taking_over(config)?;
+    }
+    let listeners = match &predecessor {
+        Some(predecessor) => Some(predecessor.take_listeners().await?),
+        None => None,
+    };
+    let lock = lock(&config.data_dir)?;
+    Ok((predecessor, listeners, lock))
+}
+
+async fn diag_over_tcp(config: &Config, diag: &Diag) -> anyhow::Result<Option<JoinHandle<()>>> {
+    let Some(address) = config.diag_addr else { return Ok(None) };
+    let (address, task) = diag.listen(address).await?;
+    info!(%address, "diagnostics: /healthz /readyz /metrics");
+    Ok(Some(task))
+}
+
 /// Goes on with what the old process relayed, and says what of its addresses stays.
-async fn take_over(predecessor: Predecessor, config: &Config, running: &Running) {
+async fn take_over(
+    predecessor: Predecessor,
+    config: &Config,
+    running: &Running,
+    mut kept: Vec<String>,
+) {
     let (Some(section), Some(proxy)) = (&config.proxy, &running.proxy) else { return };
-    let kept = kept_addresses(section, proxy);
+    kept.extend(kept_addresses(section, proxy));
     kept.iter().for_each(|kept| warn!("{kept}"));
     let streams = predecessor.take_streams(proxy, kept).await;
     info!(streams, "what the old process relayed goes on here");
@@ -172,14 +206,30 @@ async fn until_end(
             },
             Some(answer) = upgrades.recv() => Some(answer),
         };
-        let (said, ending) = match hand_over(running, health, shutdown, held).await {
+        let handed_over = tokio::select! {
+            handed_over = hand_over(running, health, shutdown, held) => handed_over,
+            () = signals.stop() => {
+                if let Some(answer) = answer {
+                    let why = "the daemon was told to stop in the middle of the upgrade";
+                    drop(answer.send(Err(why.to_owned())));
+                }
+                return Ending::Stop;
+            }
+        };
+        let (said, ending) = match handed_over {
             Ok(report) => {
                 let Report { pid, moved, stayed, .. } = &report;
                 info!(pid, moved, stayed, "a new process has taken over");
                 (Ok(report), Some(Ending::Replaced))
             }
             Err(HandOver::Before(error)) => (Err(error), None),
-            Err(HandOver::Amid(error)) => (Err(error), Some(Ending::Stranded)),
+            Err(HandOver::Amid(error)) => {
+                let error = error.context(
+                    "nothing new is accepted any more, and what runs is ended after drain_timeout: start the daemon \
+                     again",
+                );
+                (Err(error), Some(Ending::Stranded))
+            }
         };
         let said = said.map_err(|error| format!("{error:#}"));
         if let Err(error) = &said {
@@ -227,8 +277,11 @@ async fn hand_over(
             "this is the first process of its container, which ends when it ends: start a new container instead"
         )));
     }
+    let listeners = proxy.listeners().context("the listeners cannot be handed over");
+    let listeners = listeners.map_err(HandOver::Before)?;
     let mut successor = Successor::start().await.map_err(HandOver::Before)?;
-    successor.give_listeners(proxy.take_listeners()).await.map_err(HandOver::Amid)?;
+    successor.give_listeners(listeners).await.map_err(HandOver::Before)?;
+    proxy.replaced();
     health.draining();
     shutdown.drain();
     proxy.close_audit();
@@ -246,25 +299,32 @@ async fn hand_over(
     successor.give_streams(proxy, kept).await.map_err(HandOver::Amid)
 }
 
-/// Waits for what could not be handed over, for as long as the configuration says.
+/// Waits for what could not be handed over, for `most` at the longest, and says so on a socket of its own.
 async fn linger(
+    config: &Config,
     most: Duration,
+    diag: &Diag,
     running: Running,
     health: &Health,
     shutdown: &Shutdown,
     signals: &mut Signals,
 ) {
+    let beside = diag::lingering_socket(&config.data_dir, std::process::id());
+    if let Err(error) = diag.listen_socket(&beside) {
+        warn!(error = format!("{error:#}"), "`postern status` will not show this process");
+    }
     // Connections that were about to say what they want, and whoever asked for the upgrade.
     let last_words = tokio::time::sleep(LAST_WORDS_WITHIN.min(most));
     tokio::select! {
         () = async { tokio::join!(running.idle(), last_words); } => info!("nothing is left here"),
         () = tokio::time::sleep(most) => {
-            warn!("connections that could not be handed over are still open after the upgrade timeout");
+            warn!(waited = ?most, "connections that could not be handed over are ended");
         }
         () = signals.stop() => {}
         () = keep_telling(most, &running, health) => {}
     }
     stop(running, shutdown).await;
+    remove_socket(&beside);
 }
 
 /// Keeps what `postern status` says of a process that lingers. Does not end.
@@ -277,8 +337,22 @@ async fn keep_telling(most: Duration, running: &Running, health: &Health) {
     }
 }
 
-/// Mistakes of the configuration, or of the machine, that would keep a proxy from starting.
+/// Mistakes of the configuration, or of the machine, that would keep a proxy from starting, or make it another's.
 fn check_before_taking_over(config: &Config) -> anyhow::Result<()> {
+    if config.roles() != [HostRole::Proxy] {
+        let roles: Vec<&str> = config.roles().into_iter().map(HostRole::as_str).collect();
+        anyhow::bail!(
+            "the configuration asks for {} now; only a proxy by itself is upgraded in place: restart the daemon",
+            roles.join(", ")
+        );
+    }
+    // The old process has its folder, and nobody else has ours.
+    if lock(&config.data_dir).is_ok() {
+        anyhow::bail!(
+            "data_dir is {} now, which is not the running daemon's: restart the daemon",
+            config.data_dir.display()
+        );
+    }
     if let Some(section) = &config.proxy {
         relay::Ladder::probe(section.data_plane)?;
         proxy::check_keypairs(&section.https_keypairs)?;

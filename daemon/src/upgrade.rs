@@ -3,10 +3,11 @@
 //! stays with the old process until it ends or `upgrade_timeout` has passed. Both sides are here: they must agree.
 //!
 //! The conversation, over a socket that is the new process's standard input:
-//! 1. new > `Hello`: it has read its configuration, and what that asks for works here. Until then a failure changes nothing.
-//! 2. old > `Listeners`, with descriptors; stops accepting, lets go of the data folder; `Released`
-//! 3. new opens the folder and listens > `Serving`; one that does not in time is ended
-//! 4. old > every stream, then the end; new > `Adopted`
+//! 1. new > `Hello`: it has read its configuration, and what that asks for works here
+//! 2. old > `Listeners`, with descriptors; new > `Taken`. Until then a failure changes nothing.
+//! 3. old stops accepting, lets go of the data folder; `Released`
+//! 4. new opens the folder and listens > `Serving`; one that does not in time is ended
+//! 5. old > every stream, then the end; new > `Adopted`. Streams that did not leave go on in the old process.
 
 use std::fmt;
 use std::io;
@@ -16,9 +17,9 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, bail};
 use proxy::{Listeners, Proxy};
 use relay::upgrade::{Moved, receive_descriptors, send_descriptors};
 use serde::{Deserialize, Serialize};
@@ -32,8 +33,13 @@ use crate::output;
 const VARIABLE: &str = "POSTERN_UPGRADE";
 /// For the new process to read its configuration.
 const HELLO_WITHIN: Duration = Duration::from_secs(15);
+/// From a process's last descriptor to its status.
+const ENDS_WITHIN: Duration = Duration::from_millis(50);
 /// For a process to open its state, or to let go of it.
 const STEP_WITHIN: Duration = Duration::from_secs(60);
+
+/// For all streams: a thousand take a tenth of a second.
+const STREAMS_WITHIN: Duration = Duration::from_secs(15);
 
 #[derive(Debug, Serialize, Deserialize)]
 enum Message {
@@ -52,6 +58,7 @@ enum Message {
     Serving {
         kept: Vec<String>,
     },
+    Taken,
 }
 
 /// What came of an upgrade.
@@ -90,7 +97,12 @@ pub(crate) fn kept_addresses(section: &ProxySection, proxy: &Proxy) -> Vec<Strin
 }
 
 fn kept(key: &str, asked: Option<SocketAddr>, stands: Option<SocketAddr>) -> Option<String> {
-    let (asked, stands) = (asked?, stands?);
+    let asked = asked?;
+    let Some(stands) = stands else {
+        return Some(format!(
+            "proxy_service.{key} is {asked} now, which cannot be listened on: nothing is until the daemon is restarted"
+        ));
+    };
     // Port 0 is whichever is free.
     let same = asked.ip() == stands.ip() && (asked.port() == 0 || asked.port() == stands.port());
     (!same).then(|| {
@@ -140,6 +152,22 @@ impl Talk {
 pub(crate) struct Successor {
     talk: Talk,
     child: Child,
+    /// It has the listeners and the data folder: dropped, it goes on.
+    serves: bool,
+}
+
+/// One that does not serve is ended. One that does is our child as long as we live, and is reaped when it ends.
+impl Drop for Successor {
+    fn drop(&mut self) {
+        if !self.serves {
+            self.end();
+            return;
+        }
+        let pid = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw);
+        std::thread::spawn(move || {
+            rustix::process::waitpid(pid, rustix::process::WaitOptions::empty()).ok();
+        });
+    }
 }
 
 impl Successor {
@@ -154,18 +182,18 @@ impl Successor {
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .spawn()
             .with_context(|| format!("cannot start {}", program.display()))?;
-        let mut successor = Self { talk: Talk { socket: Arc::new(ours) }, child };
+        let mut successor = Self { talk: Talk { socket: Arc::new(ours) }, child, serves: false };
         match successor.talk.hear(HELLO_WITHIN).await {
             Ok((Message::Hello { version }, _)) => {
                 info!(pid = successor.child.id(), version, "a new process is ready to take over");
                 Ok(successor)
             }
-            Ok(_) => Err(successor.give_up(anyhow!("the new process spoke out of turn"))),
+            Ok(_) => bail!("the new process spoke out of turn. Nothing has changed"),
             Err(error) => {
-                let why = successor.ended(&error);
-                Err(successor.give_up(anyhow!(
+                let why = successor.ended(&error).await;
+                bail!(
                     "the new process did not get ready ({why}); its own words are in the log. Nothing has changed"
-                )))
+                )
             }
         }
     }
@@ -176,45 +204,55 @@ impl Successor {
     }
 
     /// Why nothing was heard of it.
-    fn ended(&mut self, error: &io::Error) -> String {
+    async fn ended(&mut self, error: &io::Error) -> String {
+        // Its socket closes a moment before it can be seen to have ended.
+        tokio::time::sleep(ENDS_WITHIN).await;
         match (error.kind(), self.child.try_wait()) {
             (io::ErrorKind::WouldBlock, _) => format!("it said nothing for {HELLO_WITHIN:?}"),
-            (io::ErrorKind::UnexpectedEof, _) => match self.child.wait() {
-                Ok(status) => format!("it ended with {status}"),
-                Err(error) => error.to_string(),
-            },
+            (_, Ok(Some(status))) => format!("it ended with {status}"),
+            (io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe, _) => {
+                "it closed its socket".to_owned()
+            }
             (_, _) => error.to_string(),
         }
     }
 
-    /// Ends the new process.
-    fn give_up(&mut self, error: anyhow::Error) -> anyhow::Error {
+    fn end(&mut self) {
+        self.serves = false;
         if let Err(error) = self.child.kill().and_then(|()| self.child.wait()) {
             warn!(%error, "the new process could not be ended");
         }
-        error
     }
 
-    /// Hands over the listeners; to be followed by letting go of the data folder. After an error the new process is ended.
+    /// Hands over the listeners, and waits until they are taken; to be followed by letting go of the data folder.
     pub(crate) async fn give_listeners(&mut self, listeners: Listeners) -> anyhow::Result<()> {
         let message =
             Message::Listeners { web: listeners.web.len(), jump: listeners.jump.is_some() };
         let mut descriptors = listeners.web;
         descriptors.extend(listeners.jump);
-        let said = self.talk.say(message, descriptors).await;
-        said.context("the new process took no listeners").map_err(|error| self.give_up(error))
+        self.talk
+            .say(message, descriptors)
+            .await
+            .context("the new process took no listeners. Nothing has changed")?;
+        match self.talk.hear(HELLO_WITHIN).await {
+            Ok((Message::Taken, _)) => Ok(()),
+            Ok(_) => bail!("the new process spoke out of turn. Nothing has changed"),
+            Err(error) => {
+                let why = self.ended(&error).await;
+                bail!("the new process took no listeners ({why}). Nothing has changed")
+            }
+        }
     }
 
     /// Says that the data folder is free, and waits until the new process serves; what it says of its configuration.
-    /// One that does not serve in time is ended: it would hold the folder and the listeners for ever.
+    /// One that does not serve in time is to be dropped: it would hold the folder and the listeners for ever.
     pub(crate) async fn release(&mut self) -> anyhow::Result<Vec<String>> {
-        let serves = self.serves().await;
-        serves
-            .context("the new process did not begin to serve")
-            .map_err(|error| self.give_up(error))
+        let kept = self.serve_now().await.context("the new process did not begin to serve")?;
+        self.serves = true;
+        Ok(kept)
     }
 
-    async fn serves(&self) -> anyhow::Result<Vec<String>> {
+    async fn serve_now(&self) -> anyhow::Result<Vec<String>> {
         self.talk.say(Message::Released, Vec::new()).await?;
         match self.talk.hear(STEP_WITHIN).await? {
             (Message::Serving { kept }, _) => Ok(kept),
@@ -222,37 +260,59 @@ impl Successor {
         }
     }
 
-    /// Hands over what can be handed over of the streams.
+    /// Hands over what can be handed over of the streams. When the new process takes no more it is ended, and those that
+    /// did not leave go on here.
     pub(crate) async fn give_streams(
-        self,
+        mut self,
         proxy: &Proxy,
         kept: Vec<String>,
     ) -> anyhow::Result<Report> {
         let streams = proxy.leave().await;
         let count = streams.len();
-        self.talk
-            .blocking(move |socket| {
-                let mut lost = 0_usize;
-                for stream in streams {
-                    if let Err(error) = stream.send(socket) {
-                        // One that broke in this very moment; a socket that broke loses the others too.
-                        warn!(%error, "a stream could not be handed over");
-                        lost = lost.saturating_add(1);
-                    }
-                }
-                socket.shutdown(std::net::Shutdown::Write)?;
-                Ok(lost)
-            })
-            .await?;
-        let moved = match self.talk.hear(STEP_WITHIN).await? {
-            (Message::Adopted { streams }, _) => streams,
-            _ => bail!("the new process spoke out of turn"),
+        let (left, sent) = self.talk.blocking(move |socket| Ok(send_each(socket, streams))).await?;
+        let adopted = match sent {
+            Ok(()) => self.talk.hear(STREAMS_WITHIN).await,
+            Err(error) => Err(error),
+        };
+        let moved = match adopted {
+            Ok((Message::Adopted { streams }, _)) => streams,
+            failed => {
+                self.end();
+                let stay = left.len();
+                left.into_iter().for_each(|stream| proxy.adopt(stream));
+                let why = match failed {
+                    Ok(_) => "it spoke out of turn".to_owned(),
+                    Err(error) => error.to_string(),
+                };
+                bail!(
+                    "the new process stopped taking streams ({why}); {stay} of {count} go on here"
+                );
+            }
         };
         if moved != count {
             warn!(sent = count, taken = moved, "some streams were lost on the way");
         }
         Ok(Report { pid: self.child.id(), moved, stayed: proxy.stayed().await, kept })
     }
+}
+
+/// Sends streams, then the end, within [`STREAMS_WITHIN`] altogether. Those that were not sent, and why.
+fn send_each(socket: &UnixStream, streams: Vec<Moved>) -> (Vec<Moved>, io::Result<()>) {
+    let until = Instant::now() + STREAMS_WITHIN;
+    let mut streams = streams.into_iter();
+    while let Some(stream) = streams.next() {
+        let left = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        let sent = socket.set_write_timeout(Some(left)).and_then(|()| stream.send(socket));
+        match sent {
+            Ok(()) => {}
+            // Its own fault, of which the socket knows nothing.
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                warn!(%error, "a stream could not be handed over");
+            }
+            Err(error) => return (streams.collect(), Err(error)),
+        }
+    }
+    (Vec::new(), socket.shutdown(std::net::Shutdown::Write))
 }
 
 /// A descriptor's file, by device and inode: what nobody else's standard input is while it is open.
@@ -320,6 +380,7 @@ impl Predecessor {
             bail!("the old process's listeners did not all arrive");
         }
         let jump = if jump { descriptors.pop() } else { None };
+        self.talk.say(Message::Taken, Vec::new()).await?;
         match self.talk.hear(STEP_WITHIN).await? {
             (Message::Released, _) => Ok(Listeners { web: descriptors, jump }),
             _ => bail!("the old process spoke out of turn"),
@@ -347,7 +408,7 @@ impl Predecessor {
             let moved = self
                 .talk
                 .blocking(|socket| {
-                    socket.set_read_timeout(Some(STEP_WITHIN))?;
+                    socket.set_read_timeout(Some(STREAMS_WITHIN))?;
                     Moved::receive(socket)
                 })
                 .await?;
@@ -385,12 +446,15 @@ mod tests {
     async fn a_new_process_that_does_not_serve_is_ended() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let child = Command::new("sleep").arg("600").spawn().unwrap();
-        let mut successor = Successor { talk: Talk { socket: Arc::new(ours) }, child };
+        let talk = Talk { socket: Arc::new(ours) };
+        let mut successor = Successor { talk, child, serves: false };
+        let pid = successor.pid();
         // It hears that the folder is free, and then nothing is heard of it.
         theirs.shutdown(std::net::Shutdown::Write).unwrap();
         let error = successor.release().await.unwrap_err();
         assert!(error.to_string().contains("did not begin to serve"), "{error:#}");
-        assert!(successor.child.try_wait().unwrap().is_some(), "it goes on");
+        drop(successor);
+        assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "it goes on");
     }
 
     #[test]
@@ -413,7 +477,8 @@ mod tests {
         check("0.0.0.0:443", "0.0.0.0:3080", true);
         // A listener that comes or goes does so by an upgrade too.
         check("off", "0.0.0.0:3023", false);
-        check("0.0.0.0:3023", "none", false);
+        // One that was asked for and does not stand could not be opened.
+        check("0.0.0.0:3023", "none", true);
     }
 
     #[test]

@@ -185,12 +185,8 @@ pub async fn start(
         data_plane: config.data_plane,
     })?;
     let (auth_known, auth_at) = watch::channel(resolve(&config.auth_address).await);
-    let inherited = inherited.unwrap_or_default();
-    let jump = match (config.ssh_jump_listen, inherited.jump) {
-        (Some(address), Some(listener)) => Some((inherit(listener, address)?, address)),
-        (Some(address), None) => Some((listener(address).await?, address)),
-        (None, _) => None,
-    };
+    let mut inherited = inherited.unwrap_or_default();
+    let jump = jump_listener(config.ssh_jump_listen, &mut inherited).await?;
     let core = Arc::new(Core {
         cluster: host.credentials().cluster.clone(),
         audit: Audit::new(spool, host.clone()),
@@ -235,6 +231,26 @@ pub async fn start(
     Ok(Proxy { core, web_addr, jump_addr, jump_listener: Mutex::new(jump_listener) })
 }
 
+/// Where `ssh -J` comes in, and the address that was asked for.
+async fn jump_listener(
+    asked: Option<SocketAddr>,
+    inherited: &mut Listeners,
+) -> Result<Option<(TcpListener, SocketAddr)>, ProxyError> {
+    Ok(match (asked, inherited.jump.take()) {
+        (Some(address), Some(listener)) => Some((inherit(listener, address)?, address)),
+        (Some(address), None) => match listener(address).await {
+            Ok(listener) => Some((listener, address)),
+            // Sessions of another process wait for us: they are worth more than a listener that it did not have.
+            Err(error) if !inherited.web.is_empty() => {
+                warn!(%error, "the jump listener is left out");
+                None
+            }
+            Err(error) => return Err(error),
+        },
+        (None, _) => None,
+    })
+}
+
 /// Lets the relay accept on the public port.
 fn open_door(core: &Arc<Core>, inherited: Vec<OwnedFd>) -> Result<SocketAddr, ProxyError> {
     let door: Arc<dyn relay::Service> = Arc::new(Door::new(core));
@@ -260,11 +276,19 @@ impl Proxy {
     pub fn data_plane(&self) -> &relay::Ladder {
         self.core.relay.ladder()
     }
-    /// What it accepts on, for another process: connections that come in between wait there. Once; before draining.
-    pub fn take_listeners(&self) -> Listeners {
+    /// The listeners again, for another process; this one goes on accepting until it is drained.
+    ///
+    /// # Errors
+    /// No descriptors are to be had.
+    pub fn listeners(&self) -> std::io::Result<Listeners> {
+        let jump = self.jump_listener.lock().unwrap_or_else(PoisonError::into_inner);
+        let jump = jump.as_ref().map(OwnedFd::try_clone).transpose()?;
+        Ok(Listeners { web: self.core.relay.listeners()?, jump })
+    }
+    /// Another process has the listeners; to be called before this one is drained.
+    pub fn replaced(&self) {
         self.core.replaced.store(true, Ordering::Relaxed);
-        let jump = self.jump_listener.lock().unwrap_or_else(PoisonError::into_inner).take();
-        Listeners { web: self.core.relay.take_listeners(), jump }
+        drop(self.jump_listener.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
     /// Lets go of the audit spool; to be called when draining, before another process opens it.
     pub fn close_audit(&self) {

@@ -11,7 +11,7 @@ use crate::program::Core;
 
 /// A code is good once, and for one step ahead of the cluster's clock: enrolment takes this step's, the login the next.
 const STEP_SECONDS: u64 = 30;
-/// Of a cluster that lives for one run, in a folder that only we can read.
+/// Of a cluster on loopback that lives for one run.
 const PASSWORD: &str = "correct horse battery staple bench";
 
 pub(super) fn sign_in(cluster: &Cluster) -> Result<()> {

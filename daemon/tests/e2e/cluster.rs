@@ -116,6 +116,8 @@ impl Cluster {
             .unwrap()
             .to_owned();
         let config = cluster.path().join("proxy.yaml");
+        // Where the upgrade of a proxy looks for its program.
+        std::os::unix::fs::symlink(program("postern"), cluster.program_of("proxy")).unwrap();
         cluster.spawn(
             "proxy",
             &[],
@@ -181,12 +183,19 @@ impl Cluster {
             fs::OpenOptions::new().create(true).append(true).open(self.log_path(name)).unwrap();
         let mut words: Vec<String> = wrapper.iter().map(ToString::to_string).collect();
         words.extend(["setpriv".into(), "--pdeathsig".into(), "KILL".into()]);
-        words.push(program("postern").display().to_string());
+        let own = self.program_of(name);
+        let program = if own.exists() { own } else { program("postern") };
+        words.push(program.display().to_string());
         words.extend(args.iter().map(ToString::to_string));
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).stderr(log).stdin(std::process::Stdio::null());
         command.stdout(std::process::Stdio::null()).env_remove("SSH_AUTH_SOCK");
         self.processes.lock().unwrap().insert(name.into(), spawn_tied(command));
+    }
+
+    /// A daemon is started from here, if there is something.
+    pub(crate) fn program_of(&self, name: &str) -> PathBuf {
+        self.path().join(format!("{name}.program"))
     }
 
     pub(crate) fn log_path(&self, name: &str) -> PathBuf {

@@ -2,6 +2,7 @@
 //! locks still reach what was handed over; and a thousand connections in full motion do not notice ten upgrades.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -192,6 +193,83 @@ fn a_thousand_connections_do_not_notice_ten_upgrades() {
         assert_eq!(session.finish(), 0);
     }
     until("the old processes to end", || replaced.iter().all(|pid| has_ended(*pid)).then_some(()));
+}
+
+/// A new process that says what it is told to, and no more.
+const IMPOSTOR: &str = r#"#!/usr/bin/python3
+import json, socket, struct
+old = socket.socket(fileno=0)
+def say(message):
+    text = json.dumps(message).encode()
+    old.sendall(struct.pack(">I", len(text)) + text)
+def hear():
+    socket.recv_fds(old, 4 + 1000, 16)
+say({"Hello": {"version": "0"}})
+"#;
+
+#[test]
+fn an_upgrade_that_fails_changes_nothing() {
+    let cluster = Cluster::start_apart();
+    cluster.role(
+        "access-all",
+        r#"{"logins": ["{{internal.logins}}"], "node_labels": {"*": "*"}}"#,
+        "{}",
+    );
+    let user = cluster.user("fails", "access-all", "root");
+    let mut shell = cluster.openssh("ssh", &user).args([&at("root"), "cat"]).spawn();
+    let mut goes_on = |round: &str| {
+        shell.say(&format!("{round}\n"));
+        shell.hear(round);
+        cluster.openssh("ssh", &user).args([&at("root"), "true"]).wait().good();
+    };
+    let first = proxy_pid(&cluster);
+    let data = cluster.path().join("proxy");
+    let upgrade = || Run::new(program("postern")).args(["upgrade", "--data-dir"]).arg(&data).wait();
+    let config = cluster.path().join("proxy.yaml");
+    let good = fs::read_to_string(&config).unwrap();
+    let other = cluster.path().join("other");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let edits = [
+        (
+            "other roles",
+            good.replacen("auth_service:\n    enabled: no", "auth_service:\n    enabled: yes", 1),
+        ),
+        ("another folder", good.replace(data.to_str().unwrap(), other.to_str().unwrap())),
+        ("unknown key", format!("{good}  no_such_service: {{}}\n")),
+    ];
+    for (what, edited) in edits {
+        assert_ne!(edited, good, "{what}");
+        fs::write(&config, edited).unwrap();
+        upgrade().refused("Nothing has changed");
+        assert_eq!(proxy_pid(&cluster), first, "{what}");
+        goes_on(what);
+    }
+    fs::write(&config, &good).unwrap();
+    assert!(!cluster.path().join("proxy/auth").exists(), "another cluster was founded");
+    // Processes that are ready, and then are not.
+    let place = cluster.program_of("proxy");
+    let (dies, takes_nothing) = (String::new(), "hear()\n");
+    for (what, rest) in [("dies", dies.as_str()), ("takes nothing", takes_nothing)] {
+        fs::remove_file(&place).unwrap();
+        fs::write(&place, format!("{IMPOSTOR}{rest}")).unwrap();
+        fs::set_permissions(&place, fs::Permissions::from_mode(0o755)).unwrap();
+        upgrade().refused("Nothing has changed");
+        assert_eq!(proxy_pid(&cluster), first, "{what}");
+        goes_on(what);
+    }
+    fs::remove_file(&place).unwrap();
+    std::os::unix::fs::symlink(program("postern"), &place).unwrap();
+    // What is not worth a session is left out, and said.
+    let diag = taken.local_addr().unwrap();
+    fs::write(
+        &config,
+        good.replacen("  data_dir:", &format!("  diag_addr: {diag}\n  data_dir:"), 1),
+    )
+    .unwrap();
+    let said = upgrade().good().text();
+    assert!(said.contains("no diagnostics over TCP until the daemon is restarted"), "{said}");
+    assert_ne!(proxy_pid(&cluster), first);
+    goes_on("upgraded");
 }
 
 #[test]

@@ -238,10 +238,14 @@ impl Relay {
         Ok(address)
     }
 
-    /// What is accepted on, for another process's [`Relay::listen_on`]. They stay open here until taken or
+    /// What is accepted on, for another process's [`Relay::listen_on`]. Accepting goes on here until
     /// [`Relay::unlisten`].
-    pub fn take_listeners(&self) -> Vec<OwnedFd> {
-        std::mem::take(&mut self.handle.listeners.lock().unwrap_or_else(PoisonError::into_inner))
+    ///
+    /// # Errors
+    /// No descriptors are to be had.
+    pub fn listeners(&self) -> io::Result<Vec<OwnedFd>> {
+        let listeners = self.handle.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        listeners.iter().map(OwnedFd::try_clone).collect()
     }
 
     /// Takes every stream that another process can go on with. Whoever waits for one hears [`End::Moved`]; the others
@@ -254,8 +258,10 @@ impl Relay {
             for _ in 0..PUSH_TRIES {
                 match inbox.push(command) {
                     Ok(()) => {
-                        let taken = tokio::time::timeout(LEAVE_WITHIN, taken).await;
-                        all.extend(taken.unwrap_or(Ok(Vec::new())).unwrap_or_default());
+                        match tokio::time::timeout(LEAVE_WITHIN, taken).await {
+                            Ok(taken) => all.extend(taken.unwrap_or_default()),
+                            Err(_) => tracing::error!("a worker gave no streams; they are lost"),
+                        }
                         break;
                     }
                     Err(full) => command = full,
@@ -274,7 +280,7 @@ impl Relay {
 
     /// Accepts no more; what is relayed goes on.
     pub fn unlisten(&self) {
-        drop(self.take_listeners());
+        self.handle.listeners.lock().unwrap_or_else(PoisonError::into_inner).clear();
         for inbox in &self.handle.workers {
             if inbox.push(Command::Unlisten).is_err() {
                 tracing::warn!("a worker is too busy to stop accepting");

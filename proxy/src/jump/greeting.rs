@@ -2,7 +2,7 @@
 //! starts, so that what we offer can suit the client: in SSH the client's order of ciphers wins, OpenSSH's puts
 //! ChaCha20-Poly1305 first, and AES-GCM takes a fraction of its CPU where the processor has instructions for it.
 //!
-//! Refuses nobody: whatever is odd goes to russh as it came, with the whole offer, and russh says what is wrong. Both
+//! Refuses nobody: whatever is odd goes to russh as it came, with the whole offer, and russh ends what it cannot use. Both
 //! KEXINITs are in the exchange hash that the host key signs, so nobody in between can choose for the client.
 
 use std::time::Duration;
