@@ -15,6 +15,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::account::Serves;
 use crate::audit::Audit;
+use crate::capture::Capture;
 use crate::environment::AllowList;
 use crate::recorder::Recorder;
 
@@ -26,6 +27,7 @@ pub(crate) struct NodeContext {
     pub(crate) host_key: HostKeySource,
     pub(crate) audit: Arc<dyn Audit>,
     pub(crate) recorder: Recorder,
+    pub(crate) capture: Capture,
     /// Told when a session has ended and its recording waits.
     pub(crate) finished_recordings: Arc<Notify>,
     pub(crate) serves: Serves,

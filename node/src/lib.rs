@@ -10,6 +10,7 @@
 //! - [`audit`]: where events go
 //! - [`account`], [`environment`]: the target user
 //! - [`recorder`]: asciicast files while they are made
+//! - [`capture`]: what sessions do, from the kernel
 //! - [`upload`]: finished recordings on their way to auth
 //! - [`heartbeat`]: tells auth that we are there
 //! - [`sftp`]: the file transfer server, a child with the user's rights
@@ -19,6 +20,7 @@
 mod account;
 mod admit;
 mod audit;
+mod capture;
 mod context;
 mod environment;
 mod heartbeat;
@@ -47,6 +49,7 @@ use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::account::Serves;
+use crate::capture::Capture;
 use crate::context::{Client, HostKey, HostKeySource, NodeContext};
 use crate::environment::AllowList;
 use crate::recorder::Recorder;
@@ -141,6 +144,7 @@ pub async fn start(
         host_key: host_key(host.clone()),
         audit: Arc::new(spool),
         recorder: Recorder::open(recordings.clone()).map_err(NodeError::Recorder)?,
+        capture: Capture::start(),
         finished_recordings: Arc::new(Notify::new()),
         serves,
         environment_allow: AllowList::new(config.environment_allow),

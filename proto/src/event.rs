@@ -209,6 +209,42 @@ bodies! {
     RoleDeleted = "role.deleted" { #[serde(flatten)] actor: Actor, name: String, }
     /// A role was replaced.
     RoleUpdated = "role.updated" { #[serde(flatten)] actor: Actor, name: String, }
+    /// A program was executed in a session, as the kernel saw it.
+    SessionCommand = "session.command" {
+        #[serde(flatten)] session: Session,
+        /// The process and its parent, as the host numbers them.
+        pid: u32,
+        ppid: u32,
+        /// The file's name.
+        program: String,
+        /// From the root of the mount namespace; an interpreter's for a script. `memfd:NAME` for what is in no folder.
+        path: String,
+        /// Without the first, which is the program's own name for itself.
+        argv: Vec<String>,
+        /// Bytes of the arguments that are not here.
+        #[serde(default, skip_serializing_if = "is_zero")] argv_missing: u32,
+        cwd: String,
+        /// Real and effective user.
+        ruid: u32,
+        euid: u32,
+        /// `major:minor:inode:links` of the file; no links: it was deleted, or never had a name.
+        file: String,
+        /// A script: `path` is its interpreter.
+        #[serde(default, skip_serializing_if = "is_false")] script: bool,
+        /// `path` or `cwd` is only the end of what it was.
+        #[serde(default, skip_serializing_if = "is_false")] path_cut: bool,
+        /// Of execve(2): 0.
+        return_code: i32,
+    }
+    /// A process of a session has ended.
+    SessionCommandExit = "session.command.exit" {
+        #[serde(flatten)] session: Session,
+        pid: u32,
+        /// As a shell has it: 128 and the signal for one that was killed.
+        exit_code: i32,
+        /// 0 for none.
+        #[serde(default, skip_serializing_if = "is_no_signal")] signal: i32,
+    }
     /// Bytes that a session moved.
     SessionData = "session.data" {
         #[serde(flatten)] session: Session,
@@ -229,6 +265,16 @@ bodies! {
         recording_truncated: bool,
         #[serde(with = "time::serde::rfc3339")] session_start: OffsetDateTime,
         #[serde(with = "time::serde::rfc3339")] session_stop: OffsetDateTime,
+    }
+    /// The kernel had no room for what a session did.
+    SessionLoss = "session.loss" {
+        #[serde(flatten)] session: Session,
+        /// `record` for records; `task` for processes that could not be followed.
+        class: String,
+        count: u64,
+        /// The first and the last record, in the kernel's count.
+        first: u64,
+        last: u64,
     }
     /// Somebody watched or fetched a recording.
     SessionRecordingAccess = "session.recording.access" {
@@ -344,8 +390,11 @@ impl Body {
             Self::RoleCreated(_) => "T9000I",
             Self::RoleDeleted(_) => "T9001I",
             Self::RoleUpdated(_) => "T9002I",
+            Self::SessionCommand(_) => "T4000I",
+            Self::SessionCommandExit(_) => "TSC00I",
             Self::SessionData(_) => "T2006I",
             Self::SessionEnd(_) => "T2004I",
+            Self::SessionLoss(_) => "TSL00W",
             Self::SessionRecordingAccess(_) => "T2012I",
             Self::SessionRejected(_) => "T1006W",
             Self::SessionStart(_) => "T2000I",
@@ -367,8 +416,11 @@ impl Body {
             | Self::Exec(Exec { session, .. })
             | Self::Port(Port { session, .. })
             | Self::Resize(Resize { session, .. })
+            | Self::SessionCommand(SessionCommand { session, .. })
+            | Self::SessionCommandExit(SessionCommandExit { session, .. })
             | Self::SessionData(SessionData { session, .. })
             | Self::SessionEnd(SessionEnd { session, .. })
+            | Self::SessionLoss(SessionLoss { session, .. })
             | Self::SessionStart(SessionStart { session, .. })
             | Self::Sftp(Sftp { session, .. })
             | Self::Subsystem(Subsystem { session, .. }) => Some(&session.sid),
@@ -393,6 +445,21 @@ impl Body {
             | Self::UserUpdate(_) => None,
         }
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives references")]
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives references")]
+fn is_zero(value: &u32) -> bool {
+    *value == 0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives references")]
+fn is_no_signal(value: &i32) -> bool {
+    *value == 0
 }
 
 fn pick(good: bool, yes: &'static str, no: &'static str) -> &'static str {

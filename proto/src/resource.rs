@@ -98,9 +98,20 @@ pub struct RoleOptions {
     /// Most sessions at once per connection; lowest over the roles.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_sessions: Option<u32>,
+    /// What is taken down from the kernel beside the recording; all that any role names. Absent in all: commands.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub enhanced_recording: Option<Vec<EnhancedRecording>>,
     /// What happens when a recording cannot be written; strictest over the roles.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub record_session: Option<RecordSession>,
+}
+
+/// A kind of what the kernel tells of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EnhancedRecording {
+    /// Programs and their ends.
+    Command,
 }
 
 /// `record_session`, by service.

@@ -107,6 +107,24 @@ fn samples() -> Vec<Body> {
         RoleCreated { actor: actor(), name: name() }.into(),
         RoleDeleted { actor: actor(), name: name() }.into(),
         RoleUpdated { actor: actor(), name: name() }.into(),
+        SessionCommand {
+            session: session(),
+            pid: 4242,
+            ppid: 4240,
+            program: "tar".into(),
+            path: "/usr/bin/tar".into(),
+            argv: vec!["-xf".into(), "backup.tar".into()],
+            argv_missing: 0,
+            cwd: "/root".into(),
+            ruid: 1000,
+            euid: 0,
+            file: "8:1:131090:1".into(),
+            script: false,
+            path_cut: false,
+            return_code: 0,
+        }
+        .into(),
+        SessionCommandExit { session: session(), pid: 4242, exit_code: 137, signal: 9 }.into(),
         SessionData { session: session(), tx: 1234, rx: 56 }.into(),
         SessionEnd {
             session: session(),
@@ -119,6 +137,8 @@ fn samples() -> Vec<Body> {
             session_stop: time,
         }
         .into(),
+        SessionLoss { session: session(), class: "record".into(), count: 3, first: 100, last: 104 }
+            .into(),
         SessionRecordingAccess { actor: actor(), sid: SessionId::from_random([1; 16]) }.into(),
         SessionRejected {
             user: "alice".into(),

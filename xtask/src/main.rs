@@ -4,6 +4,7 @@
 //! - [`setup`]: installs what a command needs and is missing
 //! - [`check`]: formatting, lints, dependencies ([`advisories`]), tidy
 //! - [`tidy`]: the house rules that no other tool checks
+//! - [`ebpf`]: the kernel programs' object and the header of their records
 //! - [`kernel_test`]: tests inside Debian's kernels, in virtual machines
 //! - [`test`]: every test, real peers and the demo included
 //! - [`bench`]: Postern against its peers
@@ -16,6 +17,7 @@ mod advisories;
 mod bench;
 mod check;
 mod demo;
+mod ebpf;
 mod kernel_test;
 mod process;
 mod setup;
@@ -44,6 +46,8 @@ enum Command {
     Check(check::Options),
     /// Starts a cluster on loopback and walks the whole path with the real programs.
     Demo(demo::Options),
+    /// Builds the kernel programs that capture sessions.
+    Ebpf(ebpf::Options),
     /// Ends the demo's processes and removes its folder when the demo is gone.
     #[command(hide = true)]
     Janitor(demo::JanitorOptions),
@@ -65,6 +69,7 @@ fn main() -> ExitCode {
         Command::Bench(options) => bench::run(&options),
         Command::Check(options) => check::run(&options),
         Command::Demo(options) => demo::run(&options),
+        Command::Ebpf(options) => ebpf::run(&options),
         Command::Janitor(options) => demo::clean_up(&options),
         Command::KernelTest(options) => kernel_test::run(&options),
         Command::Otp(options) => totp::run(&options),

@@ -25,6 +25,7 @@ pub(crate) enum Purpose {
     Bench,
     Check,
     Demo,
+    Ebpf,
     KernelTest,
     Test,
 }
@@ -33,7 +34,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let purposes = match options.purpose {
         Some(purpose) => vec![purpose],
         None => {
-            vec![Purpose::Demo, Purpose::Test, Purpose::KernelTest, Purpose::Check, Purpose::Bench]
+            vec![
+                Purpose::Demo,
+                Purpose::Test,
+                Purpose::KernelTest,
+                Purpose::Ebpf,
+                Purpose::Check,
+                Purpose::Bench,
+            ]
         }
     };
     purposes.into_iter().try_for_each(prepare)
@@ -52,6 +60,7 @@ pub(crate) fn prepare(purpose: Purpose) -> Result<()> {
             cargo_deny()
         }
         Purpose::Demo => packages(DEMO),
+        Purpose::Ebpf => packages(EBPF),
         Purpose::KernelTest => {
             kernel_test_packages()?;
             kernel_test::fetch(kernel_test::Wanted::ALL)
@@ -109,6 +118,12 @@ const BENCH: &[Package] = &[
     // In Debian's base system: chrt, setpriv, taskset.
     Package { name: "util-linux", probe: Probe::Programs(&["chrt", "setpriv", "taskset"]) },
     Package { name: "wrk", probe: Probe::Programs(&["wrk"]) },
+];
+
+const EBPF: &[Package] = &[
+    Package { name: "clang-19", probe: Probe::Programs(&["clang-19"]) },
+    Package { name: "libbpf-dev", probe: Probe::File("/usr/include/bpf/bpf_helpers.h") },
+    Package { name: "llvm-19", probe: Probe::Programs(&["llvm-strip-19"]) },
 ];
 
 const KERNEL_TEST: &[Package] = &[

@@ -3,11 +3,13 @@
 
 use std::time::Duration;
 
-use proto::resource::{RecordMode, RoleOptions};
+use proto::resource::{EnhancedRecording, RecordMode, RoleOptions};
 
 /// What the roles say about a permitted session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionOptions {
+    /// Programs are taken down from the kernel.
+    pub capture_commands: bool,
     pub client_idle_timeout: Option<Duration>,
     /// End the session at [`crate::Permit::expires`].
     pub disconnect_expired_cert: bool,
@@ -22,7 +24,11 @@ impl SessionOptions {
     pub(crate) fn over<'a>(roles: impl Iterator<Item = &'a RoleOptions> + Clone) -> Self {
         let ports = roles.clone().filter_map(|o| o.port_forwarding).reduce(|a, b| a || b);
         let records = roles.clone().filter_map(record_mode);
+        let mut captures = roles.clone().filter_map(|o| o.enhanced_recording.as_ref()).peekable();
+        let capture_commands = captures.peek().is_none()
+            || captures.flatten().any(|kind| *kind == EnhancedRecording::Command);
         Self {
+            capture_commands,
             client_idle_timeout: roles
                 .clone()
                 .filter_map(|o| o.client_idle_timeout)
@@ -71,6 +77,7 @@ mod tests {
     #[test]
     fn silence_gives_the_defaults() {
         let expect = SessionOptions {
+            capture_commands: true,
             client_idle_timeout: None,
             disconnect_expired_cert: false,
             file_copy: true,

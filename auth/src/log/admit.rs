@@ -3,8 +3,8 @@
 
 use pki::HostIdentity;
 use proto::event::{
-    Auth, Body, ClientDisconnect, Event, Exec, Port, Resize, SessionData, SessionEnd,
-    SessionRejected, SessionStart, Sftp, Subsystem,
+    Auth, Body, ClientDisconnect, Event, Exec, Port, Resize, SessionCommand, SessionCommandExit,
+    SessionData, SessionEnd, SessionLoss, SessionRejected, SessionStart, Sftp, Subsystem,
 };
 use proto::id::{ClusterName, HostId};
 use proto::resource::HostRole;
@@ -89,8 +89,11 @@ fn server_of(body: &Body) -> Option<&HostId> {
         | Body::Exec(Exec { session, .. })
         | Body::Port(Port { session, .. })
         | Body::Resize(Resize { session, .. })
+        | Body::SessionCommand(SessionCommand { session, .. })
+        | Body::SessionCommandExit(SessionCommandExit { session, .. })
         | Body::SessionData(SessionData { session, .. })
         | Body::SessionEnd(SessionEnd { session, .. })
+        | Body::SessionLoss(SessionLoss { session, .. })
         | Body::SessionStart(SessionStart { session, .. })
         | Body::Sftp(Sftp { session, .. })
         | Body::Subsystem(Subsystem { session, .. }) => Some(&session.server_id),

@@ -9,6 +9,7 @@ mod crowd;
 mod run;
 
 mod admin;
+mod capture;
 mod login;
 mod namespaces;
 mod openssh;

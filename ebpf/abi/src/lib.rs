@@ -5,6 +5,10 @@
 //! A record is a [`Header`], the fixed part that its kind names, and bytes whose lengths the fixed part gives.
 #![no_std]
 #![forbid(unsafe_code)]
+#![expect(
+    missing_debug_implementations,
+    reason = "the derives of zerocopy make types of their own"
+)]
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 

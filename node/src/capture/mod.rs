@@ -62,7 +62,7 @@ struct Watched {
 /// What a session's writer is given.
 #[derive(Debug)]
 enum Item {
-    Event(event::Body),
+    Event(Box<event::Body>),
     Settled(oneshot::Sender<()>),
 }
 
@@ -87,7 +87,8 @@ impl Capture {
                 sessions: Mutex::default(),
                 next: AtomicU64::new(1),
             });
-            let ring = crate::sys::poll::register(ring).map_err(aya::maps::MapError::IoError)?;
+            let ring =
+                crate::sys::poll::register_ring(ring).map_err(aya::maps::MapError::IoError)?;
             tokio::spawn(read(Arc::downgrade(&live), ring));
             Ok(live)
         });
@@ -108,6 +109,12 @@ impl Capture {
             }
         }
         Self(loaded)
+    }
+
+    /// Of a machine on which nothing can be captured.
+    #[cfg(test)]
+    pub(crate) fn none() -> Self {
+        Self(Err(LoadError::Missing("everything")))
     }
 
     /// Watches a session that is about to begin; `None` where nothing can be captured.
@@ -190,8 +197,8 @@ impl Live {
             && watched.leader.is_none_or(|leader| leader == record.header.tgid);
         let facts = watched.session.facts();
         let translated = watched.translator.translate(&facts, record);
-        let mut items: Vec<_> = translated.into_iter().map(Item::Event).collect();
-        items.extend(self.losses(number, watched).map(Item::Event));
+        let mut items: Vec<_> = translated.into_iter().map(Box::new).map(Item::Event).collect();
+        items.extend(self.losses(number, watched).map(Box::new).map(Item::Event));
         if over || leader_ends {
             items.extend(watched.settled.take().map(Item::Settled));
         }
@@ -224,7 +231,7 @@ impl Live {
         let mut sessions = lock(&self.sessions);
         let losses = sessions.iter_mut().filter_map(|(number, watched)| {
             let loss = self.losses(*number, watched)?;
-            Some((watched.events.clone(), Item::Event(loss)))
+            Some((watched.events.clone(), Item::Event(Box::new(loss))))
         });
         losses.collect()
     }
@@ -272,7 +279,7 @@ async fn write(session: Arc<Session>, items: mpsc::Receiver<Item>) {
         match item {
             Item::Event(body) => {
                 // Logged inside.
-                drop(session.record_outcome(body).await);
+                drop(session.record_outcome(*body).await);
                 None
             }
             Item::Settled(say) => Some(say),

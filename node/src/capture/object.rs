@@ -96,10 +96,8 @@ impl Object {
 
     /// Where tasks are marked; lives as long as this does.
     pub(crate) fn marks(&self) -> Option<RawFd> {
-        match &self.marks {
-            Map::Unsupported(data) => Some(data.fd().as_fd().as_raw_fd()),
-            _ => None,
-        }
+        let Map::Unsupported(data) = &self.marks else { return None };
+        Some(data.fd().as_fd().as_raw_fd())
     }
 
     /// Tier A: the kernel asks before things happen.
@@ -111,12 +109,12 @@ impl Object {
 /// Programs are named for their hooks.
 fn attach_each(ebpf: &mut Ebpf, btf: &Btf) -> BTreeMap<String, Result<(), Refusal>> {
     let attach = |(name, program): (&str, &mut Program)| {
-        let done = match program {
-            Program::BtfTracePoint(hook) => {
-                hook.load(name, btf).and_then(|()| hook.attach()).map(drop)
-            }
-            Program::Lsm(hook) => hook.load(name, btf).and_then(|()| hook.attach()).map(drop),
-            _ => return (name.to_owned(), Err(Refusal("of an unknown type".to_owned()))),
+        let done = if let Program::BtfTracePoint(hook) = program {
+            hook.load(name, btf).and_then(|()| hook.attach()).map(drop)
+        } else if let Program::Lsm(hook) = program {
+            hook.load(name, btf).and_then(|()| hook.attach()).map(drop)
+        } else {
+            return (name.to_owned(), Err(Refusal("of an unknown type".to_owned())));
         };
         (name.to_owned(), done.map_err(|error| Refusal(reason(&error))))
     };
@@ -131,7 +129,9 @@ fn reason(error: &dyn std::error::Error) -> String {
         text = format!("{text}: {error}");
         source = error.source();
     }
-    text.lines().next().unwrap_or_default().to_owned()
+    // What follows is the verifier's, in many lines.
+    let (line, _) = text.split_once("Verifier output").unwrap_or((&text, ""));
+    line.trim_end_matches(['.', ' ']).to_owned()
 }
 
 /// Without these a session's processes are not known.

@@ -124,7 +124,9 @@ pub(crate) mod tests {
     #[test]
     fn an_exec_reads_back() {
         let bytes = exec();
-        let Body::Exec { path, cwd, argv, .. } = Record::read(&bytes).unwrap().body else { panic!() };
+        let Body::Exec { path, cwd, argv, .. } = Record::read(&bytes).unwrap().body else {
+            panic!()
+        };
         assert_eq!((path, cwd, argv), (&b"/bin/true"[..], &b"/root"[..], &b"true\0x\0"[..]));
     }
 

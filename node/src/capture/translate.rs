@@ -104,7 +104,7 @@ impl Command {
             argv: arguments.into_iter().skip(1).collect(),
             argv_missing: exec.argv_total.saturating_sub(captured),
             cwd: text(&self.cwd),
-            uid: exec.real_uid,
+            ruid: exec.real_uid,
             euid: self.header.uid,
             file: file(&exec),
             script: exec.flags & flag::SCRIPT != 0,

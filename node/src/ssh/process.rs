@@ -15,6 +15,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::process::Child;
 
 use crate::account::{Account, Serves};
+use crate::capture::Watch;
 use crate::ssh::fd::Endpoint;
 use crate::ssh::pty::Terminal;
 use crate::sys::child::{Plan, follow};
@@ -74,6 +75,8 @@ pub(crate) struct Start<'a> {
     pub(crate) program: Program<'a>,
     pub(crate) environment: Vec<(String, OsString)>,
     pub(crate) terminal: Option<Terminal>,
+    /// The session is captured.
+    pub(crate) watch: Option<&'a mut Watch>,
 }
 
 /// Starts it.
@@ -81,7 +84,7 @@ pub(crate) struct Start<'a> {
 /// # Errors
 /// The operating system's: no such shell, no process, rights that could not be taken.
 pub(crate) fn start(start: Start<'_>) -> io::Result<Process> {
-    let Start { account, serves, program, environment, terminal } = start;
+    let Start { account, serves, program, environment, terminal, watch } = start;
     let mut command = command(account, program);
     command.env_clear().envs(environment);
     let reports = match program {
@@ -91,6 +94,7 @@ pub(crate) fn start(start: Start<'_>) -> io::Result<Process> {
     let mut plan = Plan {
         switch: account.switch(serves),
         controlling_terminal: terminal.is_some(),
+        mark: watch.as_ref().map(|watch| watch.mark()),
         inherit: None,
         home: CString::new(account.home.as_os_str().as_bytes())
             .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?,
@@ -116,6 +120,9 @@ pub(crate) fn start(start: Start<'_>) -> io::Result<Process> {
     let child = command.spawn()?;
     let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
     let pid = pid.ok_or_else(|| io::Error::other("a child without a number"))?;
+    if let Some(watch) = watch {
+        watch.started(pid.as_raw_nonzero().get().unsigned_abs());
+    }
     // The child's end closes with `theirs`: only now, since the plan names it by number.
     let reports = match reports {
         Some((ours, _theirs)) => Some(Endpoint::new(OwnedFd::from(ours))?),

@@ -66,7 +66,9 @@ struct Flow<'a> {
 impl Running {
     /// Runs it to its end.
     pub(crate) async fn run(self) {
-        let Self { connection, session, enlisted, handle, channel, mut process, .. } = self;
+        let Self { connection, session, enlisted, handle, channel, mut process, mut watch, .. } =
+            self;
+        let captured = watch.is_some();
         let id = channel.id();
         let (mut reader, writer) = channel.split();
         let flow = Flow {
@@ -119,7 +121,12 @@ impl Running {
         }
         // Reaped only now: until here nobody else could get its number.
         let status = process.child.try_wait().ok().flatten();
+        // What it did comes before its end.
+        if let Some(watch) = &mut watch {
+            watch.settled().await;
+        }
         let over = Over {
+            captured,
             session: &session,
             recording: self.recording,
             note: self.note,
@@ -438,6 +445,7 @@ async fn say_end(
 
 /// A session that is over.
 struct Over<'a> {
+    captured: bool,
     session: &'a Session,
     recording: Option<Recording>,
     note: Note,
@@ -475,7 +483,7 @@ impl Over<'_> {
             interactive: self.interactive,
             participants: vec![session.user().clone()],
             session_recording: if recorded { "node" } else { "off" }.into(),
-            enhanced_recording: false,
+            enhanced_recording: self.captured,
             recording_truncated: truncated,
             session_start: session.started(),
             session_stop: stop,

@@ -10,6 +10,7 @@ use russh::server::{Handle, Msg};
 
 use crate::account::Account;
 use crate::admit;
+use crate::capture::Watch;
 use crate::context::SessionCounted;
 use crate::environment::{self, Given};
 use crate::recorder::cast::Header;
@@ -58,6 +59,7 @@ pub(crate) struct Running {
     pub(crate) handle: Handle,
     pub(crate) channel: Channel<Msg>,
     pub(crate) process: Process,
+    pub(crate) watch: Option<Watch>,
     pub(crate) recording: Option<Recording>,
     pub(crate) note: Note,
     pub(crate) ask: Ask,
@@ -97,15 +99,18 @@ pub(crate) async fn start(
     }
     let enlisted = connection.enlist(&session).await;
     let counted = connection.node.count_session();
-    let started = start_program(connection, &session, &setup, &ask, &admitted.account, terminal);
+    let program = ToStart { setup: &setup, ask: &ask, account: &admitted.account, terminal };
+    let started = watch(connection, &session)
+        .and_then(|watch| start_program(connection, &session, program, watch));
     match started {
-        Ok(process) => Ok(Running {
+        Ok((process, watch)) => Ok(Running {
             connection: connection.clone(),
             session,
             enlisted,
             handle,
             channel: setup.channel,
             process,
+            watch,
             recording,
             note,
             ask,
@@ -122,15 +127,30 @@ pub(crate) async fn start(
     }
 }
 
+/// Watches the session from its first program on, where roles ask for it and the kernel can.
+fn watch(connection: &Connection, session: &Arc<Session>) -> io::Result<Option<Watch>> {
+    if !session.options().capture_commands {
+        return Ok(None);
+    }
+    connection.node.capture.watch(session)
+}
+
+/// What is needed of a channel to start its program.
+struct ToStart<'a> {
+    setup: &'a Setup,
+    ask: &'a Ask,
+    account: &'a Account,
+    terminal: Option<Terminal>,
+}
+
 /// The program with its environment.
 fn start_program(
     connection: &Connection,
     session: &Session,
-    setup: &Setup,
-    ask: &Ask,
-    account: &Account,
-    terminal: Option<Terminal>,
-) -> io::Result<Process> {
+    program: ToStart<'_>,
+    mut watch: Option<Watch>,
+) -> io::Result<(Process, Option<Watch>)> {
+    let ToStart { setup, ask, account, terminal } = program;
     let client = connection.client.ip_text();
     let port = connection.client.port.to_string();
     let given = Given {
@@ -153,7 +173,8 @@ fn start_program(
         environment.push((crate::sftp::STRICT_VARIABLE.to_owned(), "1".into()));
     }
     let serves = &connection.node.serves;
-    process::start(Start { account, serves, program, environment, terminal })
+    let start = Start { account, serves, program, environment, terminal, watch: watch.as_mut() };
+    Ok((process::start(start)?, watch))
 }
 
 /// Everything that may say no.

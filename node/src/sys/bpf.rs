@@ -27,7 +27,8 @@ struct UpdateElement {
 pub(super) fn mark_self(map: RawFd, mark: Mark) -> io::Result<()> {
     // SAFETY: plain system calls on numbers.
     let pidfd = unsafe { libc::syscall(libc::SYS_pidfd_open, libc::getpid(), 0) };
-    let pidfd = libc::c_int::try_from(pidfd).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
+    let pidfd =
+        libc::c_int::try_from(pidfd).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
     if pidfd < 0 {
         return Err(io::Error::last_os_error());
     }

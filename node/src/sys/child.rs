@@ -8,6 +8,8 @@ use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
+use ebpf_abi::Mark;
+
 /// What the child becomes.
 #[derive(Debug)]
 pub(crate) struct Plan {
@@ -15,6 +17,8 @@ pub(crate) struct Plan {
     pub(crate) switch: Option<Switch>,
     /// Makes standard input, a terminal, the controlling one.
     pub(crate) controlling_terminal: bool,
+    /// Where the child marks itself as a session's, and how.
+    pub(crate) mark: Option<(RawFd, Mark)>,
     /// A descriptor that survives exec under its own number.
     pub(crate) inherit: Option<RawFd>,
     /// Entered after the switch, with the user's own rights; `/` when that fails.
@@ -38,6 +42,10 @@ pub(crate) fn follow(command: &mut Command, plan: Plan) {
 }
 
 fn become_plan(plan: &Plan) -> io::Result<()> {
+    // First, while we may: nothing that is done for the session comes before.
+    if let Some((map, mark)) = plan.mark {
+        super::bpf::mark_self(map, mark)?;
+    }
     // SAFETY: plain system calls on numbers and on a structure that lives here.
     unsafe {
         check(libc::setsid())?;
@@ -128,7 +136,10 @@ mod tests {
             "id -u; id -G; pwd; umask; ps -o sid= -p $$ | tr -d ' '; echo $$; ulimit -Sn",
         ]);
         let home = CString::new("/no/such/folder").unwrap();
-        follow(&mut command, Plan { switch, controlling_terminal: false, inherit: None, home });
+        follow(
+            &mut command,
+            Plan { switch, controlling_terminal: false, inherit: None, mark: None, home },
+        );
         let output = command.output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
         let lines: Vec<_> = text.lines().collect();
@@ -152,7 +163,10 @@ mod tests {
         let mut command = Command::new("/bin/true");
         let switch = Some(Switch { uid: 0, gid: 0, groups: vec![0] });
         let home = CString::new("/").unwrap();
-        follow(&mut command, Plan { switch, controlling_terminal: false, inherit: None, home });
+        follow(
+            &mut command,
+            Plan { switch, controlling_terminal: false, inherit: None, mark: None, home },
+        );
         assert!(command.status().is_err());
     }
 
@@ -164,7 +178,8 @@ mod tests {
         let mut command = Command::new("/bin/grep");
         command.args(["SigIgn:", "/proc/self/status"]);
         let home = CString::new("/").unwrap();
-        let plan = Plan { switch: None, controlling_terminal: false, inherit: None, home };
+        let plan =
+            Plan { switch: None, controlling_terminal: false, inherit: None, mark: None, home };
         follow(&mut command, plan);
         let output = command.output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();

@@ -1,8 +1,6 @@
 //! Prints the C header of the records. `cargo xtask ebpf` writes it to `ebpf/src/records.h`.
 #![forbid(unsafe_code)]
 
-use std::fmt::Write as _;
-
 use ebpf_abi::{
     ARGV_BYTES_MAX, ARGV_PART_BYTES_MAX, LAYOUTS, Layout, PATH_BYTES_MAX, VERSION, flag, kind,
 };
@@ -34,7 +32,7 @@ fn header() -> String {
 }
 
 fn define(text: &mut String, name: &str, value: u32) {
-    writeln!(text, "#define {name} {value}").expect("a string takes everything");
+    text.push_str(&format!("#define {name} {value}\n"));
 }
 
 fn structure(layout: &Layout) -> String {
@@ -44,7 +42,8 @@ fn structure(layout: &Layout) -> String {
         text.push_str(&format!("\t/*{} */\n\t{} {};\n", field.doc, field.c_type, field.name));
     }
     text.push_str("};\n");
-    let mut assert = |what: String| text.push_str(&format!("_Static_assert({what}, \"{name}\");\n"));
+    let mut assert =
+        |what: String| text.push_str(&format!("_Static_assert({what}, \"{name}\");\n"));
     assert(format!("sizeof(struct {name}) == {}", layout.size));
     for field in layout.fields {
         let (field, offset) = (field.name, field.offset);

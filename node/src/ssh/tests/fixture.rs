@@ -28,6 +28,7 @@ use tokio::time::timeout;
 
 use crate::account::Serves;
 use crate::audit::Audit;
+use crate::capture::Capture;
 use crate::context::{Client, HostKey, HostKeySource, NodeContext};
 use crate::environment::AllowList;
 use crate::recorder::Recorder;
@@ -137,6 +138,7 @@ impl Cluster {
             }),
             audit: audit.clone(),
             recorder: Recorder::open(recordings).unwrap(),
+            capture: Capture::none(),
             finished_recordings: Arc::new(Notify::new()),
             serves: Serves::probe().unwrap(),
             environment_allow: AllowList::new(crate::environment::default_allow()),
