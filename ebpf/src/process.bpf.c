@@ -41,24 +41,39 @@ int BPF_PROG(task_newtask, struct task_struct *child, __u64 clone_flags)
 	return 0;
 }
 
-/* The arguments that the first record had no room for. */
-static __always_inline void send_rest(struct counts *counts, struct place *place, unsigned long start, __u32 captured)
+struct parts {
+	__u64 session;
+	unsigned long start;
+	__u32 place;
+	__u32 at;
+	__u32 captured;
+};
+
+/* A part of the arguments that the first record had no room for. A call of its own for the verifier's sake: unrolled, the
+ * parts are too much for that of Linux 6.1. */
+static long send_part(__u32 index, void *context)
 {
+	struct parts *parts = context;
+	__u32 number = parts->place, at = parts->at;
+	__u64 session = parts->session;
+	struct place *place = bpf_map_lookup_elem(&places, &number);
+	struct counts *counts = bpf_map_lookup_elem(&sessions, &session);
+
+	if (!place || !counts || at >= parts->captured)
+		return 1;
 	struct header *header = (struct header *)place->bytes;
 	struct argv *argv = (struct argv *)(header + 1);
-	__u32 at = ARGV_PART_BYTES_MAX;
-
+	__u32 length = parts->captured - at;
+	if (length > ARGV_PART_BYTES_MAX)
+		length = ARGV_PART_BYTES_MAX;
 	header->kind = KIND_ARGV;
-	for (int part = 1; part < ARGV_BYTES_MAX / ARGV_PART_BYTES_MAX + 1 && at < captured; part++) {
-		__u32 length = captured - at;
-		if (length > ARGV_PART_BYTES_MAX)
-			length = ARGV_PART_BYTES_MAX;
-		header->sequence = __sync_fetch_and_add(&counts->records, 1);
-		argv->at = at;
-		argv->len = put_from_user(place, sizeof(*header) + sizeof(*argv), (void *)(start + at), length);
-		send(counts, header, sizeof(*header) + sizeof(*argv) + argv->len);
-		at += length;
-	}
+	header->sequence = __sync_fetch_and_add(&counts->records, 1);
+	argv->at = at;
+	__u32 read = put_from_user(place, sizeof(*header) + sizeof(*argv), (void *)(parts->start + at), length);
+	argv->len = read;
+	send(counts, header, sizeof(*header) + sizeof(*argv) + read);
+	parts->at = at + length;
+	return 0;
 }
 
 static __always_inline void send_exec(struct counts *counts, struct place *place, __u32 number,
@@ -103,8 +118,12 @@ static __always_inline void send_exec(struct counts *counts, struct place *place
 	if (exec->argv_len != length)
 		exec->flags |= FLAG_ARGV_UNREADABLE;
 	send(counts, header, to + exec->argv_len);
-	if (captured > length && exec->argv_len == length)
-		send_rest(counts, place, start, captured);
+	if (captured > length && exec->argv_len == length) {
+		struct parts parts = {
+			.session = session, .start = start, .place = number, .at = length, .captured = captured
+		};
+		bpf_loop(ARGV_BYTES_MAX / ARGV_PART_BYTES_MAX + 1, send_part, &parts, 0);
+	}
 }
 
 SEC("tp_btf/sched_process_exec")

@@ -2,6 +2,7 @@
 //! `tests!`.
 
 mod attach;
+mod capture;
 mod carry;
 mod close;
 mod control;
@@ -17,6 +18,7 @@ use crate::Test;
 pub(crate) fn all() -> impl Iterator<Item = &'static Test> {
     [
         attach::TESTS,
+        capture::TESTS,
         carry::TESTS,
         control::TESTS,
         close::TESTS,

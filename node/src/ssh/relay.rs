@@ -15,6 +15,7 @@ use rustix::process::{Pid, Signal};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::capture::Watch;
 use crate::recorder::note::Note;
 use crate::recorder::{RecordError, Recording, Source};
 use crate::session::Session;
@@ -66,9 +67,7 @@ struct Flow<'a> {
 impl Running {
     /// Runs it to its end.
     pub(crate) async fn run(self) {
-        let Self { connection, session, enlisted, handle, channel, mut process, mut watch, .. } =
-            self;
-        let captured = watch.is_some();
+        let Self { connection, session, enlisted, handle, channel, mut process, watch, .. } = self;
         let id = channel.id();
         let (mut reader, writer) = channel.split();
         let flow = Flow {
@@ -121,12 +120,8 @@ impl Running {
         }
         // Reaped only now: until here nobody else could get its number.
         let status = process.child.try_wait().ok().flatten();
-        // What it did comes before its end.
-        if let Some(watch) = &mut watch {
-            watch.settled().await;
-        }
         let over = Over {
-            captured,
+            watch,
             session: &session,
             recording: self.recording,
             note: self.note,
@@ -445,7 +440,7 @@ async fn say_end(
 
 /// A session that is over.
 struct Over<'a> {
-    captured: bool,
+    watch: Option<Watch>,
     session: &'a Session,
     recording: Option<Recording>,
     note: Note,
@@ -462,6 +457,10 @@ impl Over<'_> {
         let node = &connection.node;
         let session = self.session;
         let stop = time::OffsetDateTime::now_utc();
+        // What it did comes before its end.
+        if let Some(watch) = &mut self.watch {
+            watch.settled().await;
+        }
         self.note.set_stop(stop);
         let recorded = self.recording.is_some();
         let truncated = match self.recording.take() {
@@ -483,7 +482,7 @@ impl Over<'_> {
             interactive: self.interactive,
             participants: vec![session.user().clone()],
             session_recording: if recorded { "node" } else { "off" }.into(),
-            enhanced_recording: self.captured,
+            enhanced_recording: self.watch.is_some(),
             recording_truncated: truncated,
             session_start: session.started(),
             session_stop: stop,

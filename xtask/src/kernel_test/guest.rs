@@ -27,7 +27,8 @@ const COMPLAINTS: &[&str] =
 
 /// How to boot a kernel with files for it.
 pub(super) fn command(kernel: &Kernel, files: &Path, only: &[String]) -> Command {
-    let mut line = "console=ttyS0 panic=-1 loglevel=5 random.trust_cpu=on".to_owned();
+    let mut line = "console=ttyS0 panic=-1 loglevel=5 random.trust_cpu=on lsm=lockdown,capability,landlock,yama,bpf"
+            .to_owned();
     if !only.is_empty() {
         line.push_str(&format!(" kernel_tests={}", only.join(",")));
     }
