@@ -24,6 +24,7 @@ mod site;
 mod upstream;
 mod workload;
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -94,8 +95,7 @@ fn main() -> ExitCode {
         },
         Some(Helper::Upstream { addr }) => upstream::serve(addr.port()),
         None if arguments.options.list => {
-            list();
-            Ok(())
+            chosen(&arguments.options.only).and_then(|chosen| list(&chosen))
         }
         None => bench(&arguments.options),
     };
@@ -195,23 +195,22 @@ fn chosen(names: &[String]) -> Result<Vec<&'static Workload>> {
     Ok(names.iter().filter_map(known).collect())
 }
 
-fn list() {
-    for workload in WORKLOADS {
-        println!("{:<16} {}", workload.name, workload.about);
+/// The workloads and their goals; whoever reads may have read enough.
+fn list(chosen: &[&Workload]) -> Result<()> {
+    let mut text = String::new();
+    for workload in chosen {
+        text.push_str(&format!("{:<16} {}\n", workload.name, workload.about));
         for goal in goal::GOALS.iter().filter(|goal| goal.workload == workload.name) {
             let bound = goal
                 .bound
-                .map(|goal::Bound::AtMost(most)| format!(" at most {most} {}", goal.metric.unit));
-            let against: Vec<String> =
-                goal.against.iter().map(|(peer, times)| format!("{times}x {peer}")).collect();
-            let than = if against.is_empty() { "" } else { "; " };
-            println!(
-                "{:<16}   {}:{}{than}{}",
-                "",
-                goal.metric.name,
-                bound.unwrap_or_default(),
-                against.join(", ")
-            );
+                .map(|goal::Bound::AtMost(most)| format!("at most {most} {}", goal.metric.unit));
+            let against = goal.against.iter().map(|(peer, times)| format!("{times}x {peer}"));
+            let goals: Vec<String> = bound.into_iter().chain(against).collect();
+            text.push_str(&format!("{:<16}   {}: {}\n", "", goal.metric.name, goals.join(", ")));
         }
+    }
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        Ok(()) | Err(_) => Ok(()),
     }
 }
