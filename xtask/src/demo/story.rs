@@ -220,31 +220,65 @@ const EXPECTED_EVENTS: &[(&str, usize)] = &[
     ("session.upload", 2),
 ];
 
+/// The events of the steps so far; the session of an interactive one.
+fn events_left(cluster: &Cluster, notes: &mut Notes) -> Result<String> {
+    let data = cluster.file("bastion");
+    // Not the programs, of which a login shell alone starts a hundred.
+    let names: Vec<&str> = EXPECTED_EVENTS.iter().map(|(name, _)| *name).collect();
+    let types = names.join(",");
+    let words = [
+        "tctl",
+        "--data-dir",
+        &data,
+        "events",
+        "ls",
+        "--type",
+        &types,
+        "--limit",
+        "1000",
+        "--format",
+        "json",
+    ];
+    let mut silent = Notes::default();
+    // Nodes deliver from their spool: the last events are on their way.
+    let mut missing = String::new();
+    let events = until("events", || {
+        let events = events(&cluster.run(&mut silent, &words)?)?;
+        missing = missing_events(&events);
+        Ok(missing.is_empty().then_some(events))
+    })
+    .map_err(|error| error.context(format!("missing: {missing}")))?;
+    cluster.noted(notes, &words)?;
+    for (name, count) in tally(&events) {
+        notes.output(&format!("{count:>4}  {name}"));
+    }
+    let words = ["tctl", "--data-dir", &data, "events", "ls", "--limit", "12"];
+    let latest = cluster.run(notes, &words)?;
+    notes.output(&latest);
+    let words = [
+        "tctl",
+        "--data-dir",
+        &data,
+        "events",
+        "ls",
+        "--type",
+        "session.command",
+        "--limit",
+        "3",
+        "--format",
+        "json",
+    ];
+    // Empty where the kernel, or a node without root, cannot tell.
+    let programs = cluster.run(notes, &words)?;
+    notes.output(&programs);
+    let interactive = |e: &&Value| e["event"] == "session.end" && e["interactive"] == true;
+    let sid = events.iter().find(interactive).and_then(|e| e["sid"].as_str());
+    Ok(sid.context("no interactive session has ended")?.to_owned())
+}
+
 fn look_back(cluster: &Cluster, narrator: &mut Narrator) -> Result<()> {
-    let sid = narrator.step("Every step left its audit event", |notes| {
-        let data = cluster.file("bastion");
-        let words =
-            ["tctl", "--data-dir", &data, "events", "ls", "--limit", "1000", "--format", "json"];
-        let mut silent = Notes::default();
-        // Nodes deliver from their spool: the last events are on their way.
-        let mut missing = String::new();
-        let events = until("events", || {
-            let events = events(&cluster.run(&mut silent, &words)?)?;
-            missing = missing_events(&events);
-            Ok(missing.is_empty().then_some(events))
-        })
-        .map_err(|error| error.context(format!("missing: {missing}")))?;
-        cluster.noted(notes, &words)?;
-        for (name, count) in tally(&events) {
-            notes.output(&format!("{count:>4}  {name}"));
-        }
-        let words = ["tctl", "--data-dir", &data, "events", "ls", "--limit", "12"];
-        let latest = cluster.run(notes, &words)?;
-        notes.output(&latest);
-        let interactive = |e: &&Value| e["event"] == "session.end" && e["interactive"] == true;
-        let sid = events.iter().find(interactive).and_then(|e| e["sid"].as_str());
-        Ok(sid.context("no interactive session has ended")?.to_owned())
-    })?;
+    let sid =
+        narrator.step("Every step left its audit event", |notes| events_left(cluster, notes))?;
     narrator.step("The shell was recorded as a text file, and replays", |notes| {
         let list = cluster.run(notes, &["tsh", "recordings", "ls"])?;
         notes.output(&list);
