@@ -6,8 +6,6 @@
 #include <linux/bpf.h>
 #include <linux/types.h>
 
-typedef __u32 kuid_number;
-
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
 typedef struct {
