@@ -113,7 +113,10 @@ async fn live(config: Config) -> anyhow::Result<()> {
     match ending {
         Ending::Stop => {
             drain(&config, running, &health, &shutdown, &mut signals).await;
-            remove_socket(&socket);
+            // Without the folder it is the new process's, which was given it when we were told to stop.
+            if held.lock.is_some() {
+                remove_socket(&socket);
+            }
             Ok(())
         }
         // The socket is the new process's.

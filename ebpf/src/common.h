@@ -90,6 +90,17 @@ static __always_inline struct mark *mark_of(struct task_struct *task)
 	return bpf_task_storage_get(&marks, task, 0, 0);
 }
 
+/* The counts of the session whose task runs, and its number; nothing outside sessions. */
+static __always_inline struct counts *counts_of_current(__u64 *session)
+{
+	struct mark *mark = mark_of(bpf_get_current_task_btf());
+
+	if (!mark)
+		return 0;
+	*session = mark->session;
+	return bpf_map_lookup_elem(&sessions, session);
+}
+
 /* Counts a record that nobody will see. */
 static __always_inline void count_lost(struct counts *counts, __u64 sequence)
 {

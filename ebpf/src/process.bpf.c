@@ -27,11 +27,9 @@ int BPF_PROG(task_alloc, struct task_struct *child, unsigned long clone_flags)
 SEC("tp_btf/task_newtask")
 int BPF_PROG(task_newtask, struct task_struct *child, __u64 clone_flags)
 {
-	struct mark *mark = mark_of(bpf_get_current_task_btf());
+	__u64 session;
+	struct counts *counts = counts_of_current(&session);
 
-	if (!mark)
-		return 0;
-	struct counts *counts = bpf_map_lookup_elem(&sessions, &mark->session);
 	if (!counts)
 		return 0;
 	if (inherit(child))
@@ -129,13 +127,10 @@ static __always_inline void send_exec(struct counts *counts, struct place *place
 SEC("tp_btf/sched_process_exec")
 int BPF_PROG(sched_process_exec, struct task_struct *task, int old_pid, struct linux_binprm *bprm)
 {
-	struct mark *mark = mark_of(bpf_get_current_task_btf());
+	__u64 session;
+	struct counts *counts = counts_of_current(&session);
 	__u32 number = 0;
 
-	if (!mark)
-		return 0;
-	__u64 session = mark->session;
-	struct counts *counts = bpf_map_lookup_elem(&sessions, &session);
 	if (!counts)
 		return 0;
 	__u64 sequence = __sync_fetch_and_add(&counts->records, 1);
@@ -154,12 +149,9 @@ int BPF_PROG(sched_process_exec, struct task_struct *task, int old_pid, struct l
 SEC("tp_btf/sched_process_exit")
 int BPF_PROG(sched_process_exit, struct task_struct *task)
 {
-	struct mark *mark = mark_of(bpf_get_current_task_btf());
+	__u64 session;
+	struct counts *counts = counts_of_current(&session);
 
-	if (!mark)
-		return 0;
-	__u64 session = mark->session;
-	struct counts *counts = bpf_map_lookup_elem(&sessions, &session);
 	if (!counts)
 		return 0;
 	if (BPF_CORE_READ(task, signal, live.counter) == 0) {

@@ -45,11 +45,7 @@ pub(crate) fn shared() -> &'static Cluster {
     static SHARED: OnceLock<Cluster> = OnceLock::new();
     SHARED.get_or_init(|| {
         let cluster = Cluster::start();
-        cluster.role(
-            "access-all",
-            r#"{"logins": ["{{internal.logins}}"], "node_labels": {"*": "*"}}"#,
-            "{}",
-        );
+        cluster.access_all();
         cluster
     })
 }
@@ -293,6 +289,12 @@ impl Cluster {
     }
 
     /// Creates or replaces a role; allow and deny as JSON (which YAML includes).
+    /// The role `access-all`: every node, as the user's own logins.
+    pub(crate) fn access_all(&self) {
+        let allow = r#"{"logins": ["{{internal.logins}}"], "node_labels": {"*": "*"}}"#;
+        self.role("access-all", allow, "{}");
+    }
+
     pub(crate) fn role(&self, name: &str, allow: &str, deny: &str) {
         self.role_with(name, allow, deny, "{}");
     }

@@ -104,11 +104,7 @@ fn a_node_that_nothing_can_dial() {
         .wait()
         .refused("");
 
-    cluster.role(
-        "access-all",
-        r#"{"logins": ["{{internal.logins}}"], "node_labels": {"*": "*"}}"#,
-        "{}",
-    );
+    cluster.access_all();
     let user = cluster.user_in(&public, "10.91.1.2:3080", &pin, "remote", "access-all", "root");
     let run = || {
         Run::new(public[0])

@@ -100,11 +100,7 @@ fn other_peoples_recordings_are_not_shown() {
 #[test]
 fn what_was_typed_is_on_disk_within_a_second_and_survives_kill() {
     let cluster = Cluster::start();
-    cluster.role(
-        "access-all",
-        r#"{"logins": ["{{internal.logins}}"], "node_labels": {"*": "*"}}"#,
-        "{}",
-    );
+    cluster.access_all();
     let user = cluster.user("crash", "access-all", "root");
     let ssh = format!("ssh -tt -F {} {}", cluster.ssh_config(&user).display(), at("root"));
     let mut shell = Run::new("script")

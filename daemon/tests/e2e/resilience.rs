@@ -5,22 +5,14 @@ use crate::run::{Run, until};
 
 fn cluster() -> Cluster {
     let cluster = Cluster::start();
-    cluster.role(
-        "access-all",
-        r#"{"logins": ["{{internal.logins}}"], "node_labels": {"*": "*"}}"#,
-        "{}",
-    );
+    cluster.access_all();
     cluster
 }
 
 /// Auth, proxy and node each in a process of its own.
 fn apart() -> Cluster {
     let cluster = Cluster::start_apart();
-    cluster.role(
-        "access-all",
-        r#"{"logins": ["{{internal.logins}}"], "node_labels": {"*": "*"}}"#,
-        "{}",
-    );
+    cluster.access_all();
     cluster
 }
 

@@ -33,11 +33,7 @@ fn an_ordinary_user_serves_only_itself() {
     cluster.learn_pin();
     assert!(fs::read_to_string(cluster.log_path("solo")).unwrap().contains("only"));
 
-    cluster.role(
-        "access-all",
-        r#"{"logins": ["{{internal.logins}}"], "node_labels": {"*": "*"}}"#,
-        "{}",
-    );
+    cluster.access_all();
     let user = cluster.user("plain", "access-all", &format!("root,{}", account.name));
     let ssh = |login: &str, command: &str| {
         cluster

@@ -76,11 +76,7 @@ fn has_ended(pid: u64) -> bool {
 #[test]
 fn sessions_do_not_notice_that_the_proxy_is_replaced() {
     let cluster = Cluster::start_apart();
-    cluster.role(
-        "access-all",
-        r#"{"logins": ["{{internal.logins}}"], "node_labels": {"*": "*"}}"#,
-        "{}",
-    );
+    cluster.access_all();
     let user = cluster.user("upgrade", "access-all", "root");
     let mut shell = cluster.openssh("ssh", &user).args([&at("root"), "cat"]).spawn();
     shell.say("before\n");
@@ -162,11 +158,7 @@ fn a_thousand_connections_do_not_notice_ten_upgrades() {
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
     let cluster = Cluster::start_apart();
-    cluster.role(
-        "access-all",
-        r#"{"logins": ["{{internal.logins}}"], "node_labels": {"*": "*"}}"#,
-        "{}",
-    );
+    cluster.access_all();
     let user = cluster.user("crowd", "access-all", "root");
     let session = |_| cluster.openssh("ssh", &user).args([&at("root"), "cat"]).spawn();
     let mut sessions: Vec<_> = (0..SESSIONS).map(session).collect();
@@ -210,11 +202,7 @@ say({"Hello": {"version": "0"}})
 #[test]
 fn an_upgrade_that_fails_changes_nothing() {
     let cluster = Cluster::start_apart();
-    cluster.role(
-        "access-all",
-        r#"{"logins": ["{{internal.logins}}"], "node_labels": {"*": "*"}}"#,
-        "{}",
-    );
+    cluster.access_all();
     let user = cluster.user("fails", "access-all", "root");
     let mut shell = cluster.openssh("ssh", &user).args([&at("root"), "cat"]).spawn();
     let mut goes_on = |round: &str| {

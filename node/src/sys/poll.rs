@@ -5,7 +5,7 @@
 )]
 
 use std::io;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use aya::maps::{MapData, RingBuf};
 
@@ -20,7 +20,6 @@ pub(crate) fn register(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
 
 /// Registers a ring of the kernel's, which is readable while there is something in it.
 pub(crate) fn register_ring(ring: RingBuf<MapData>) -> io::Result<AsyncFd<RingBuf<MapData>>> {
-    debug_assert!(ring.as_raw_fd() >= 0);
     // SAFETY: as above: a ring owns its map's descriptor and always gives the same number; the `AsyncFd` takes it by value.
     unsafe { AsyncFd::register(ring) }.map_err(Into::into)
 }

@@ -226,19 +226,8 @@ fn events_left(cluster: &Cluster, notes: &mut Notes) -> Result<String> {
     // Not the programs, of which a login shell alone starts a hundred.
     let names: Vec<&str> = EXPECTED_EVENTS.iter().map(|(name, _)| *name).collect();
     let types = names.join(",");
-    let words = [
-        "tctl",
-        "--data-dir",
-        &data,
-        "events",
-        "ls",
-        "--type",
-        &types,
-        "--limit",
-        "1000",
-        "--format",
-        "json",
-    ];
+    let ls = ["tctl", "--data-dir", &data, "events", "ls"];
+    let words = [&ls[..], &["--type", &types, "--limit", "1000", "--format", "json"]].concat();
     let mut silent = Notes::default();
     // Nodes deliver from their spool: the last events are on their way.
     let mut missing = String::new();
@@ -252,24 +241,11 @@ fn events_left(cluster: &Cluster, notes: &mut Notes) -> Result<String> {
     for (name, count) in tally(&events) {
         notes.output(&format!("{count:>4}  {name}"));
     }
-    let words = ["tctl", "--data-dir", &data, "events", "ls", "--limit", "12"];
-    let latest = cluster.run(notes, &words)?;
+    let latest = cluster.run(notes, &[&ls[..], &["--limit", "12"]].concat())?;
     notes.output(&latest);
-    let words = [
-        "tctl",
-        "--data-dir",
-        &data,
-        "events",
-        "ls",
-        "--type",
-        "session.command",
-        "--limit",
-        "3",
-        "--format",
-        "json",
-    ];
+    let programs = ["--type", "session.command", "--limit", "3", "--format", "json"];
     // Empty where the kernel, or a node without root, cannot tell.
-    let programs = cluster.run(notes, &words)?;
+    let programs = cluster.run(notes, &[&ls[..], &programs].concat())?;
     notes.output(&programs);
     let interactive = |e: &&Value| e["event"] == "session.end" && e["interactive"] == true;
     let sid = events.iter().find(interactive).and_then(|e| e["sid"].as_str());
