@@ -121,23 +121,15 @@ async fn live(config: Config) -> anyhow::Result<()> {
         }
         // The socket is the new process's.
         Ending::Replaced => {
-            linger(
-                &config,
-                config.upgrade_timeout,
-                &diag,
-                running,
-                &health,
-                &shutdown,
-                &mut signals,
-            )
-            .await;
+            let most = config.upgrade_timeout;
+            linger(&config, most, &diag, running, &health, &shutdown, &mut signals).await;
             info!("stopped; the new process goes on");
             Ok(())
         }
         // Only a new start helps: the service manager is not kept waiting longer than for any other end.
         Ending::Stranded => {
-            linger(&config, config.drain_timeout, &diag, running, &health, &shutdown, &mut signals)
-                .await;
+            let most = config.drain_timeout;
+            linger(&config, most, &diag, running, &health, &shutdown, &mut signals).await;
             Err(anyhow!("the upgrade failed after this process had stopped accepting"))
         }
     }
