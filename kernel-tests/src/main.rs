@@ -102,7 +102,7 @@ enum Verdict {
 }
 
 /// More than the longest test takes in an emulated machine that has half a core.
-const TEST_TIMEOUT: Duration = Duration::from_secs(120);
+const TEST_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// What panics said since the test began.
 static SAID: Mutex<Vec<String>> = Mutex::new(Vec::new());

@@ -16,9 +16,9 @@ use super::kernels::Kernel;
 use crate::process;
 
 /// From power on to power off.
-const BOOT_TIMEOUT: Duration = Duration::from_secs(400);
-/// Longer than any test may take (`kernel-tests` gives one 120 s), and than a boot.
-const SILENCE_MAX: Duration = Duration::from_secs(150);
+const BOOT_TIMEOUT: Duration = Duration::from_secs(1200);
+/// Longer than any test may take (`kernel-tests` gives one 300 s), and than a boot.
+const SILENCE_MAX: Duration = Duration::from_secs(330);
 /// Of the console, where something went wrong.
 const TAIL_LINES: usize = 40;
 /// What a kernel says when it has a bug; `kernel-tests` cannot see it.
