@@ -19,19 +19,38 @@ struct {
 	__type(value, struct mark);
 } marks SEC(".maps");
 
-/* By session; the node makes an entry before it marks the first task, and removes it when the last one has ended. */
+/* By number; the node makes an entry before it marks the first task, and removes it when the last one has ended. */
+#define SESSIONS_MAX 16384
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 16384);
+	__uint(max_entries, SESSIONS_MAX);
 	__type(key, __u64);
-	__type(value, struct counts);
+	__type(value, struct session);
 } sessions SEC(".maps");
 
-/* What must not be pushed out by a flood of files or packets: processes and their ends. */
+/* By number, too: what the node has done with. A map of its own, since the node writes it as a whole. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, SESSIONS_MAX);
+	__type(key, __u64);
+	__type(value, struct credit);
+} credits SEC(".maps");
+
+/* Processes and their ends, rights, the kernel: what must not be pushed out by a flood of files or packets. */
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 4 << 20);
+	__uint(max_entries, RING_BYTES_CONTROL);
 } control SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, RING_BYTES_FILE);
+} files SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, RING_BYTES_NET);
+} network SEC(".maps");
 
 /* Where records are put together. A task can be preempted by another that comes by here, so that one place for each
  * CPU does not do: who finds a place taken takes the next. */
@@ -85,54 +104,166 @@ static __always_inline __u32 put_from_user(struct place *place, __u32 to, const 
 	return bpf_probe_read_user(place->bytes + to, length, from) ? 0 : length;
 }
 
+/* A text of the program's, without the NUL. */
+static __always_inline __u32 put_text_from_user(struct place *place, __u32 to, const char *from)
+{
+	if (to > PUT_AT_MAX)
+		return 0;
+	long length = bpf_probe_read_user_str(place->bytes + to, PATH_BYTES_MAX + 1, from);
+	return length > 0 ? (length - 1) & PUT_MASK : 0;
+}
+
+/* A text of the kernel's, without the NUL. */
+static __always_inline __u32 put_text(struct place *place, __u32 to, const char *from)
+{
+	if (to > PUT_AT_MAX)
+		return 0;
+	long length = bpf_probe_read_kernel_str(place->bytes + to, PATH_BYTES_MAX + 1, from);
+	return length > 0 ? (length - 1) & PUT_MASK : 0;
+}
+
 static __always_inline struct mark *mark_of(struct task_struct *task)
 {
 	return bpf_task_storage_get(&marks, task, 0, 0);
 }
 
-/* The counts of the session whose task runs, and its number; nothing outside sessions. */
-static __always_inline struct counts *counts_of_current(__u64 *session)
-{
-	struct mark *mark = mark_of(bpf_get_current_task_btf());
+/* Of whom a record tells: what a program looks up once. */
+struct teller {
+	struct task_struct *task;
+	struct session *session;
+	__u64 number;
+};
 
+/* The session whose task runs; false outside sessions. */
+static __always_inline int tell(struct teller *teller)
+{
+	teller->task = bpf_get_current_task_btf();
+	struct mark *mark = mark_of(teller->task);
 	if (!mark)
 		return 0;
-	*session = mark->session;
-	return bpf_map_lookup_elem(&sessions, session);
+	teller->number = mark->session;
+	teller->session = bpf_map_lookup_elem(&sessions, &teller->number);
+	return teller->session != 0;
 }
 
-/* Counts a record that nobody will see. */
-static __always_inline void count_lost(struct counts *counts, __u64 sequence)
+/* The same where its records of a class are wanted. */
+static __always_inline int tell_of(struct teller *teller, int class)
 {
-	if (__sync_fetch_and_add(&counts->lost, 1) == 0)
-		counts->lost_first = sequence;
-	counts->lost_last = sequence;
+	return tell(teller) && teller->session->classes & (1 << class);
 }
 
-static __always_inline void begin(struct header *header, struct task_struct *task, __u64 session, __u16 kind,
-				  __u64 sequence)
+/* Counts a record that nobody will see. Strict sessions may not go on with what it was about. */
+static __always_inline int lose(struct session *session, struct tally *tally, __u64 *count, __u64 sequence)
 {
+	if (__sync_fetch_and_add(count, 1) == 0 && tally->lost_first == 0)
+		tally->lost_first = sequence;
+	tally->lost_last = sequence;
+	return session->strict ? -EAGAIN : 0;
+}
+
+static __always_inline int lose_one(struct session *session, int class)
+{
+	struct tally *tally = &session->tallies[class];
+
+	return lose(session, tally, &tally->lost_ring, __sync_fetch_and_add(&tally->records, 1));
+}
+
+static __always_inline void begin_at(struct header *header, struct task_struct *task, __u64 number, __u64 sequence,
+				     __u16 kind, __u32 prov)
+{
+	struct task_struct *leader = task->group_leader;
+	const struct cred *cred = task->cred;
+
 	header->kind = kind;
 	header->version = RECORD_VERSION;
 	header->boot_ns = bpf_ktime_get_boot_ns();
-	header->session = session;
+	header->session = number;
 	header->sequence = sequence;
-	header->process_ns = BPF_CORE_READ(task, group_leader, start_boottime);
-	header->tgid = BPF_CORE_READ(task, tgid);
-	header->tid = BPF_CORE_READ(task, pid);
-	header->uid = BPF_CORE_READ(task, cred, euid.val);
-	header->gid = BPF_CORE_READ(task, cred, egid.val);
+	header->process_ns = leader->start_boottime;
+	header->tgid = task->tgid;
+	header->tid = task->pid;
+	header->uid = cred->euid.val;
+	header->gid = cred->egid.val;
+	header->parent = task->real_parent->tgid;
+	header->prov = prov;
+	bpf_probe_read_kernel(header->comm, sizeof(header->comm), task->comm);
 }
 
-static __always_inline void send(struct counts *counts, struct header *header, __u32 length)
+/* A record begins, and is counted. */
+static __always_inline void begin(struct teller *teller, struct header *header, int class, __u16 kind, __u32 prov)
 {
-	if (length > PLACE_BYTES) {
-		count_lost(counts, header->sequence);
-		return;
-	}
+	__u64 sequence = __sync_fetch_and_add(&teller->session->tallies[class].records, 1);
+
+	begin_at(header, teller->task, teller->number, sequence, kind, prov);
+}
+
+/* Rings of which we are told when there is much in them; the node looks often enough while sessions live. */
+static __always_inline __u64 wake(void *ring, __u32 size)
+{
+	return bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA) > size / 8 ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP;
+}
+
+static const __u32 budgets[] = BUDGETS;
+
+/* Sends a record. 0, or -EAGAIN where a strict session must not go on. */
+static __always_inline int send(struct session *session, int class, struct header *header, __u32 length)
+{
+	struct tally *tally = &session->tallies[class];
+	__u64 number = header->session;
+	struct credit *credit = bpf_map_lookup_elem(&credits, &number);
+	__u64 done = credit ? credit->bytes[class] : 0;
+	long failed;
+
+	if (tally->bytes + length > done + budgets[class])
+		return lose(session, tally, &tally->lost_budget, header->sequence);
+	if (length > PLACE_BYTES)
+		return lose(session, tally, &tally->lost_ring, header->sequence);
 	header->len = length;
-	if (bpf_ringbuf_output(&control, header, length, 0))
-		count_lost(counts, header->sequence);
+	if (class == CLASS_CONTROL)
+		failed = bpf_ringbuf_output(&control, header, length, 0);
+	else if (class == CLASS_FILE)
+		failed = bpf_ringbuf_output(&files, header, length, wake(&files, RING_BYTES_FILE));
+	else
+		failed = bpf_ringbuf_output(&network, header, length, wake(&network, RING_BYTES_NET));
+	if (failed)
+		return lose(session, tally, &tally->lost_ring, header->sequence);
+	__sync_fetch_and_add(&tally->bytes, length);
+	return 0;
+}
+
+/* How often the same was done: what is told once and then counted. Those that were not seen for long go first. */
+struct fold_key {
+	__u64 session;
+	__u64 of[4];
+	__u32 dev;
+	__u32 what;
+};
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 65536);
+	__type(key, struct fold_key);
+	__type(value, __u64);
+} folds SEC(".maps");
+
+/* Whether this is a repetition that is only counted. Told are the first, and the 4th, 16th, 64th and so on, with how many
+ * there were since the last that was told. */
+static __always_inline int is_folded(struct teller *teller, struct fold_key *key, __u64 *times)
+{
+	__u64 *count = bpf_map_lookup_elem(&folds, key);
+
+	*times = 0;
+	if (!count) {
+		__u64 one = 1;
+		bpf_map_update_elem(&folds, key, &one, BPF_NOEXIST);
+		return 0;
+	}
+	__u64 so_far = __sync_fetch_and_add(count, 1) + 1;
+	if (!(so_far & (so_far - 1)) && so_far & 0x5555555555555555) {
+		*times = so_far - so_far / 4;
+		return 0;
+	}
+	__sync_fetch_and_add(&teller->session->folded, 1);
+	return 1;
 }
 
 #endif

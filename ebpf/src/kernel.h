@@ -95,6 +95,7 @@ struct task_struct {
 	int exit_code;
 	__u64 start_boottime;
 	struct task_struct *real_parent;
+	char comm[16];
 	struct task_struct *group_leader;
 	struct mm_struct *mm;
 	const struct cred *cred;

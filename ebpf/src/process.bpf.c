@@ -19,23 +19,33 @@ static __always_inline int inherit(struct task_struct *child)
 
 /* No mark, no task. */
 SEC("lsm.s/task_alloc")
-int BPF_PROG(task_alloc, struct task_struct *child, unsigned long clone_flags)
+int BPF_PROG(task_alloc, struct task_struct *child, unsigned long clone_flags, int ret)
 {
-	return inherit(child);
+	return ret ? ret : inherit(child);
 }
+
+#define CLONE_THREAD 0x10000
 
 SEC("tp_btf/task_newtask")
 int BPF_PROG(task_newtask, struct task_struct *child, __u64 clone_flags)
 {
-	__u64 session;
-	struct counts *counts = counts_of_current(&session);
+	struct teller teller;
+	struct header record;
 
-	if (!counts)
+	if (!tell(&teller))
 		return 0;
 	if (inherit(child))
-		__sync_fetch_and_add(&counts->unmarked, 1);
+		__sync_fetch_and_add(&teller.session->unmarked, 1);
 	else
-		__sync_fetch_and_add(&counts->tasks, 1);
+		__sync_fetch_and_add(&teller.session->tasks, 1);
+	if (clone_flags & CLONE_THREAD)
+		return 0;
+	begin(&teller, &record, CLASS_CONTROL, KIND_FORK, PROV_TP);
+	record.tgid = child->tgid;
+	record.tid = child->pid;
+	record.process_ns = child->start_boottime;
+	record.parent = child->real_parent->tgid;
+	send(teller.session, CLASS_CONTROL, &record, sizeof(record));
 	return 0;
 }
 
@@ -53,11 +63,11 @@ static long send_part(__u32 index, void *context)
 {
 	struct parts *parts = context;
 	__u32 number = parts->place, at = parts->at;
-	__u64 session = parts->session;
+	__u64 key = parts->session;
 	struct place *place = bpf_map_lookup_elem(&places, &number);
-	struct counts *counts = bpf_map_lookup_elem(&sessions, &session);
+	struct session *session = bpf_map_lookup_elem(&sessions, &key);
 
-	if (!place || !counts || at >= parts->captured)
+	if (!place || !session || at >= parts->captured)
 		return 1;
 	struct header *header = (struct header *)place->bytes;
 	struct argv *argv = (struct argv *)(header + 1);
@@ -65,46 +75,43 @@ static long send_part(__u32 index, void *context)
 	if (length > ARGV_PART_BYTES_MAX)
 		length = ARGV_PART_BYTES_MAX;
 	header->kind = KIND_ARGV;
-	header->sequence = __sync_fetch_and_add(&counts->records, 1);
+	header->sequence = __sync_fetch_and_add(&session->tallies[CLASS_CONTROL].records, 1);
 	argv->at = at;
 	__u32 read = put_from_user(place, sizeof(*header) + sizeof(*argv), (void *)(parts->start + at), length);
 	argv->len = read;
-	send(counts, header, sizeof(*header) + sizeof(*argv) + read);
+	send(session, CLASS_CONTROL, header, sizeof(*header) + sizeof(*argv) + read);
 	parts->at = at + length;
 	return 0;
 }
 
-static __always_inline void send_exec(struct counts *counts, struct place *place, __u32 number,
-				      struct task_struct *task, struct linux_binprm *bprm, __u64 session,
-				      __u64 sequence)
+static __always_inline void send_exec(struct teller *teller, struct place *place, __u32 number,
+				      struct task_struct *task, struct linux_binprm *bprm)
 {
 	struct header *header = (struct header *)place->bytes;
 	struct exec *exec = (struct exec *)(header + 1);
 	__u32 to = sizeof(*header) + sizeof(*exec);
-	struct file *file = BPF_CORE_READ(bprm, file);
-	struct fs_struct *fs = BPF_CORE_READ(task, fs);
-	struct inode *inode = BPF_CORE_READ(file, f_inode);
-	unsigned long start = BPF_CORE_READ(task, mm, arg_start);
-	__u64 total = BPF_CORE_READ(task, mm, arg_end) - start;
+	struct file *file = bprm->file;
+	struct fs_struct *fs = task->fs;
+	struct inode *inode = file->f_inode;
+	struct mm_struct *mm = task->mm;
+	unsigned long start = mm->arg_start;
+	__u64 total = mm->arg_end - start;
 	__u32 cut = 0;
 
-	begin(header, task, session, KIND_EXEC, sequence);
-	exec->dev = BPF_CORE_READ(inode, i_sb, s_dev);
-	exec->ino = BPF_CORE_READ(inode, i_ino);
-	exec->nlink = BPF_CORE_READ(inode, i_nlink);
-	exec->mode = BPF_CORE_READ(inode, i_mode);
-	exec->parent = BPF_CORE_READ(task, real_parent, tgid);
-	exec->parent_ns = BPF_CORE_READ(task, real_parent, group_leader, start_boottime);
-	exec->real_uid = BPF_CORE_READ(task, cred, uid.val);
-	exec->flags = BPF_CORE_READ(bprm, filename) != BPF_CORE_READ(bprm, interp) ? FLAG_SCRIPT : 0;
-	exec->path_len =
-		put_path(place, number, to, BPF_CORE_READ(file, f_path.mnt), BPF_CORE_READ(file, f_path.dentry), &cut);
+	begin(teller, header, CLASS_CONTROL, KIND_EXEC, PROV_TP);
+	exec->dev = inode->i_sb->s_dev;
+	exec->ino = inode->i_ino;
+	exec->nlink = inode->i_nlink;
+	exec->mode = inode->i_mode;
+	exec->real_uid = task->cred->uid.val;
+	exec->flags = bprm->filename != bprm->interp ? FLAG_SCRIPT : 0;
+	exec->result = 0;
+	exec->path_len = put_path(place, number, to, file->f_path.mnt, file->f_path.dentry, &cut);
 	to += exec->path_len;
 	if (cut)
 		exec->flags |= FLAG_PATH_CUT;
 	cut = 0;
-	exec->cwd_len =
-		put_path(place, number, to, BPF_CORE_READ(fs, pwd.mnt), BPF_CORE_READ(fs, pwd.dentry), &cut);
+	exec->cwd_len = put_path(place, number, to, fs->pwd.mnt, fs->pwd.dentry, &cut);
 	to += exec->cwd_len;
 	if (cut)
 		exec->flags |= FLAG_CWD_CUT;
@@ -115,10 +122,14 @@ static __always_inline void send_exec(struct counts *counts, struct place *place
 	exec->argv_len = put_from_user(place, to, (void *)start, length);
 	if (exec->argv_len != length)
 		exec->flags |= FLAG_ARGV_UNREADABLE;
-	send(counts, header, to + exec->argv_len);
+	send(teller->session, CLASS_CONTROL, header, to + exec->argv_len);
 	if (captured > length && exec->argv_len == length) {
 		struct parts parts = {
-			.session = session, .start = start, .place = number, .at = length, .captured = captured
+			.session = teller->number,
+			.start = start,
+			.place = number,
+			.at = length,
+			.captured = captured,
 		};
 		bpf_loop(ARGV_BYTES_MAX / ARGV_PART_BYTES_MAX + 1, send_part, &parts, 0);
 	}
@@ -127,19 +138,17 @@ static __always_inline void send_exec(struct counts *counts, struct place *place
 SEC("tp_btf/sched_process_exec")
 int BPF_PROG(sched_process_exec, struct task_struct *task, int old_pid, struct linux_binprm *bprm)
 {
-	__u64 session;
-	struct counts *counts = counts_of_current(&session);
+	struct teller teller;
 	__u32 number = 0;
 
-	if (!counts)
+	if (!tell(&teller))
 		return 0;
-	__u64 sequence = __sync_fetch_and_add(&counts->records, 1);
 	struct place *place = take_place(&number);
 	if (!place) {
-		count_lost(counts, sequence);
+		lose_one(teller.session, CLASS_CONTROL);
 		return 0;
 	}
-	send_exec(counts, place, number, task, bprm, session, sequence);
+	send_exec(&teller, place, number, task, bprm);
 	leave_place(place);
 	return 0;
 }
@@ -149,26 +158,24 @@ int BPF_PROG(sched_process_exec, struct task_struct *task, int old_pid, struct l
 SEC("tp_btf/sched_process_exit")
 int BPF_PROG(sched_process_exit, struct task_struct *task)
 {
-	__u64 session;
-	struct counts *counts = counts_of_current(&session);
+	struct teller teller;
 
-	if (!counts)
+	if (!tell(&teller))
 		return 0;
-	if (BPF_CORE_READ(task, signal, live.counter) == 0) {
+	struct signal_struct *signal = task->signal;
+	if (signal->live.counter == 0) {
 		struct {
 			struct header header;
 			struct exit exit;
 		} record = {};
-		begin(&record.header, task, session, KIND_EXIT, __sync_fetch_and_add(&counts->records, 1));
-		record.exit.status = BPF_CORE_READ(task, signal, flags) & SIGNAL_GROUP_EXIT ?
-					     BPF_CORE_READ(task, signal, group_exit_code) :
-					     BPF_CORE_READ(task, exit_code);
-		send(counts, &record.header, sizeof(record));
+		begin(&teller, &record.header, CLASS_CONTROL, KIND_EXIT, PROV_TP);
+		record.exit.status = signal->flags & SIGNAL_GROUP_EXIT ? signal->group_exit_code : task->exit_code;
+		send(teller.session, CLASS_CONTROL, &record.header, sizeof(record));
 	}
-	if (__sync_fetch_and_add(&counts->tasks, -1) == 1) {
+	if (__sync_fetch_and_add(&teller.session->tasks, -1) == 1) {
 		struct header over = {};
-		begin(&over, task, session, KIND_OVER, __sync_fetch_and_add(&counts->records, 1));
-		send(counts, &over, sizeof(over));
+		begin(&teller, &over, CLASS_CONTROL, KIND_OVER, PROV_TP);
+		send(teller.session, CLASS_CONTROL, &over, sizeof(over));
 	}
 	return 0;
 }

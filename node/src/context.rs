@@ -15,9 +15,9 @@ use tokio::sync::{Notify, watch};
 
 use crate::account::Serves;
 use crate::audit::Audit;
-use crate::capture::Capture;
 use crate::environment::AllowList;
 use crate::recorder::Recorder;
+use capture::Capture;
 
 /// Shared by all connections.
 #[derive(Debug)]

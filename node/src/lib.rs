@@ -10,7 +10,6 @@
 //! - [`audit`]: where events go
 //! - [`account`], [`environment`]: the target user
 //! - [`recorder`]: asciicast files while they are made
-//! - [`capture`]: what sessions do, from the kernel
 //! - [`upload`]: finished recordings on their way to auth
 //! - [`heartbeat`]: tells auth that we are there
 //! - [`sftp`]: the file transfer server, a child with the user's rights
@@ -20,7 +19,6 @@
 mod account;
 mod admit;
 mod audit;
-mod capture;
 mod context;
 mod environment;
 mod heartbeat;
@@ -49,10 +47,10 @@ use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::account::Serves;
-use crate::capture::Capture;
 use crate::context::{Client, HostKey, HostKeySource, NodeContext};
 use crate::environment::AllowList;
 use crate::recorder::Recorder;
+use capture::Capture;
 
 pub use environment::default_allow as environment_allow_default;
 pub use sftp::main as sftp_child_main;

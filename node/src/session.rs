@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use net::spool::SpoolError;
 use policy::{Permit, SessionOptions};
 use proto::event::{self, Body};
@@ -81,6 +82,17 @@ impl Session {
             tracing::error!(session = %self.id(), event = name, %error, "an audit event was lost");
         }
         result
+    }
+}
+
+impl capture::Sink for Session {
+    fn facts(&self) -> event::Session {
+        self.facts()
+    }
+
+    fn record(&self, body: Body) -> BoxFuture<'_, ()> {
+        // Logged inside.
+        Box::pin(async move { drop(self.record_outcome(body).await) })
     }
 }
 

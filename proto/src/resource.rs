@@ -98,7 +98,7 @@ pub struct RoleOptions {
     /// Most sessions at once per connection; lowest over the roles.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_sessions: Option<u32>,
-    /// What is taken down from the kernel beside the recording; all that any role names. Absent in all: commands.
+    /// What is taken down from the kernel beside the recording; all that any role names. Absent in all: command and network.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub enhanced_recording: Option<Vec<EnhancedRecording>>,
     /// What happens when a recording cannot be written; strictest over the roles.
@@ -110,8 +110,12 @@ pub struct RoleOptions {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EnhancedRecording {
-    /// Programs and their ends.
+    /// Programs and their ends, rights, the kernel, other processes.
     Command,
+    /// Files.
+    Disk,
+    /// Connections, listeners, datagrams, questions for names.
+    Network,
 }
 
 /// `record_session`, by service.

@@ -8,8 +8,8 @@ use proto::resource::{EnhancedRecording, RecordMode, RoleOptions};
 /// What the roles say about a permitted session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionOptions {
-    /// Programs are taken down from the kernel.
-    pub capture_commands: bool,
+    /// What is taken down from the kernel.
+    pub captured: Captured,
     pub client_idle_timeout: Option<Duration>,
     /// End the session at [`crate::Permit::expires`].
     pub disconnect_expired_cert: bool,
@@ -20,15 +20,44 @@ pub struct SessionOptions {
     pub record: RecordMode,
 }
 
+/// Kinds of what the kernel tells of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Captured {
+    pub command: bool,
+    pub disk: bool,
+    pub network: bool,
+}
+
+impl Captured {
+    /// All that any role names; what people know as the default where none says anything.
+    fn over<'a>(roles: impl Iterator<Item = &'a RoleOptions>) -> Self {
+        let mut named = roles.filter_map(|o| o.enhanced_recording.as_ref()).peekable();
+        if named.peek().is_none() {
+            return Self { command: true, disk: false, network: true };
+        }
+        let mut all = Self { command: false, disk: false, network: false };
+        for kind in named.flatten() {
+            match kind {
+                EnhancedRecording::Command => all.command = true,
+                EnhancedRecording::Disk => all.disk = true,
+                EnhancedRecording::Network => all.network = true,
+            }
+        }
+        all
+    }
+
+    /// Something is.
+    pub fn any(self) -> bool {
+        self.command || self.disk || self.network
+    }
+}
+
 impl SessionOptions {
     pub(crate) fn over<'a>(roles: impl Iterator<Item = &'a RoleOptions> + Clone) -> Self {
         let ports = roles.clone().filter_map(|o| o.port_forwarding).reduce(|a, b| a || b);
         let records = roles.clone().filter_map(record_mode);
-        let mut captures = roles.clone().filter_map(|o| o.enhanced_recording.as_ref()).peekable();
-        let capture_commands = captures.peek().is_none()
-            || captures.flatten().any(|kind| *kind == EnhancedRecording::Command);
         Self {
-            capture_commands,
+            captured: Captured::over(roles.clone()),
             client_idle_timeout: roles
                 .clone()
                 .filter_map(|o| o.client_idle_timeout)
@@ -77,7 +106,7 @@ mod tests {
     #[test]
     fn silence_gives_the_defaults() {
         let expect = SessionOptions {
-            capture_commands: true,
+            captured: Captured { command: true, disk: false, network: true },
             client_idle_timeout: None,
             disconnect_expired_cert: false,
             file_copy: true,

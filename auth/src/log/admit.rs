@@ -2,10 +2,7 @@
 //! somebody signed in or that a role was changed is for auth alone to say, so a stolen node cannot forge that.
 
 use pki::HostIdentity;
-use proto::event::{
-    Auth, Body, ClientDisconnect, Event, Exec, Port, Resize, SessionCommand, SessionCommandExit,
-    SessionData, SessionEnd, SessionLoss, SessionRejected, SessionStart, Sftp, Subsystem,
-};
+use proto::event::{Auth, Body, Event, SessionRejected};
 use proto::id::{ClusterName, HostId};
 use proto::resource::HostRole;
 use serde::Deserialize as _;
@@ -85,35 +82,7 @@ fn server_of(body: &Body) -> Option<&HostId> {
     match body {
         Body::Auth(Auth { server_id, .. })
         | Body::SessionRejected(SessionRejected { server_id, .. }) => Some(server_id),
-        Body::ClientDisconnect(ClientDisconnect { session, .. })
-        | Body::Exec(Exec { session, .. })
-        | Body::Port(Port { session, .. })
-        | Body::Resize(Resize { session, .. })
-        | Body::SessionCommand(SessionCommand { session, .. })
-        | Body::SessionCommandExit(SessionCommandExit { session, .. })
-        | Body::SessionData(SessionData { session, .. })
-        | Body::SessionEnd(SessionEnd { session, .. })
-        | Body::SessionLoss(SessionLoss { session, .. })
-        | Body::SessionStart(SessionStart { session, .. })
-        | Body::Sftp(Sftp { session, .. })
-        | Body::Subsystem(Subsystem { session, .. }) => Some(&session.server_id),
-        Body::CertCreate(_)
-        | Body::InstanceJoin(_)
-        | Body::JoinTokenCreate(_)
-        | Body::LockCreated(_)
-        | Body::LockDeleted(_)
-        | Body::MfaAdd(_)
-        | Body::ResetPasswordTokenCreate(_)
-        | Body::RoleCreated(_)
-        | Body::RoleDeleted(_)
-        | Body::RoleUpdated(_)
-        | Body::SessionRecordingAccess(_)
-        | Body::SessionUpload(_)
-        | Body::UserCreate(_)
-        | Body::UserDelete(_)
-        | Body::UserLogin(_)
-        | Body::UserPasswordChange(_)
-        | Body::UserUpdate(_) => None,
+        other => other.session().map(|session| &session.server_id),
     }
 }
 

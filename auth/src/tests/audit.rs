@@ -42,6 +42,7 @@ fn start_of(machine: &Machine, sid: &SessionId, user: &str) -> Body {
         user_roles: vec!["access".into()],
         size: "80:25".into(),
         initial_command: String::new(),
+        capture: String::new(),
     }
     .into()
 }

@@ -15,10 +15,10 @@ use tokio::io::unix::AsyncFd;
 use tokio::process::Child;
 
 use crate::account::{Account, Serves};
-use crate::capture::Watch;
 use crate::ssh::fd::Endpoint;
 use crate::ssh::pty::Terminal;
 use crate::sys::child::{Plan, follow};
+use capture::Watch;
 
 /// What to run.
 #[derive(Debug, Clone, Copy)]
@@ -94,7 +94,7 @@ pub(crate) fn start(start: Start<'_>) -> io::Result<Process> {
     let mut plan = Plan {
         switch: account.switch(serves),
         controlling_terminal: terminal.is_some(),
-        mark: watch.as_ref().map(|watch| watch.mark()),
+        mark: watch.as_ref().map(|watch| watch.marker()),
         inherit: None,
         home: CString::new(account.home.as_os_str().as_bytes())
             .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?,

@@ -15,7 +15,6 @@ use rustix::process::{Pid, Signal};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::capture::Watch;
 use crate::recorder::note::Note;
 use crate::recorder::{RecordError, Recording, Source};
 use crate::session::Session;
@@ -25,6 +24,7 @@ use crate::ssh::process::{self, Ending, Io};
 use crate::ssh::pty::Size;
 use crate::ssh::session_channel::{Ask, Running};
 use crate::ssh::sftp;
+use capture::Watch;
 
 /// How it ended.
 #[derive(Debug)]

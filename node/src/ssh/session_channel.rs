@@ -10,7 +10,6 @@ use russh::server::{Handle, Msg};
 
 use crate::account::Account;
 use crate::admit;
-use crate::capture::Watch;
 use crate::context::SessionCounted;
 use crate::environment::{self, Given};
 use crate::recorder::cast::Header;
@@ -22,6 +21,7 @@ use crate::ssh::connection::{Admitted, Connection, Enlisted, Slot};
 use crate::ssh::process::{self, Process, Program, Start};
 use crate::ssh::pty::{self, Terminal, Wanted};
 use crate::sys;
+use capture::{Tier, Watch};
 
 /// An open channel that has not said what it is for.
 #[derive(Debug)]
@@ -91,6 +91,7 @@ pub(crate) async fn start(
         user_roles: session.roles(),
         size: size.map(pty::Size::text).unwrap_or_default(),
         initial_command: ask.command_text(),
+        capture: captured_on(connection, &session).map_or("", Tier::name).to_owned(),
     };
     if let Err(error) = session.record(begun).await {
         tracing::error!(%error, "a session was refused: its start cannot be recorded");
@@ -127,12 +128,25 @@ pub(crate) async fn start(
     }
 }
 
+/// How much the kernel tells of a session: nothing where no role asks for it.
+fn captured_on(connection: &Connection, session: &Session) -> Option<Tier> {
+    session.options().captured.any().then(|| connection.node.capture.tier()).flatten()
+}
+
 /// Watches the session from its first program on, where roles ask for it and the kernel can.
 fn watch(connection: &Connection, session: &Arc<Session>) -> io::Result<Option<Watch>> {
-    if !session.options().capture_commands {
+    if captured_on(connection, session).is_none() {
         return Ok(None);
     }
-    connection.node.capture.watch(session)
+    let captured = session.options().captured;
+    let wanted = capture::Wanted {
+        command: captured.command,
+        disk: captured.disk,
+        network: captured.network,
+        strict: session.is_strict(),
+    };
+    let sink: Arc<dyn capture::Sink> = Arc::<Session>::clone(session);
+    connection.node.capture.watch(&sink, wanted)
 }
 
 /// What is needed of a channel to start its program.

@@ -8,7 +8,7 @@ use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
-use ebpf_abi::Mark;
+use capture::Marker;
 
 /// What the child becomes.
 #[derive(Debug)]
@@ -17,8 +17,8 @@ pub(crate) struct Plan {
     pub(crate) switch: Option<Switch>,
     /// Makes standard input, a terminal, the controlling one.
     pub(crate) controlling_terminal: bool,
-    /// Where the child marks itself as a session's, and how.
-    pub(crate) mark: Option<(RawFd, Mark)>,
+    /// Makes the child the session's first task.
+    pub(crate) mark: Option<Marker>,
     /// A descriptor that survives exec under its own number.
     pub(crate) inherit: Option<RawFd>,
     /// Entered after the switch, with the user's own rights; `/` when that fails.
@@ -43,8 +43,8 @@ pub(crate) fn follow(command: &mut Command, plan: Plan) {
 
 fn become_plan(plan: &Plan) -> io::Result<()> {
     // First, while we may: nothing that is done for the session comes before.
-    if let Some((map, mark)) = plan.mark {
-        super::bpf::mark_self(map, mark)?;
+    if let Some(marker) = &plan.mark {
+        marker.mark_self()?;
     }
     // SAFETY: plain system calls on numbers and on a structure that lives here.
     unsafe {

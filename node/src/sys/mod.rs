@@ -2,11 +2,9 @@
 //! Each block says why it is needed and why it is sound. Meaning (who may, what next) is elsewhere.
 //!
 //! - [`account`]: the user and group databases
-//! - [`bpf`]: marking a task as a session's
 //! - [`child`]: what happens between fork and exec
 //! - [`poll`]: descriptors in the runtime's poller
 
 pub(crate) mod account;
-mod bpf;
 pub(crate) mod child;
 pub(crate) mod poll;

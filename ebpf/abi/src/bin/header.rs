@@ -1,8 +1,10 @@
 //! Prints the C header of the records. `cargo xtask ebpf` writes it to `ebpf/src/records.h`.
 #![forbid(unsafe_code)]
 
+use ebpf_abi::layout::Layout;
 use ebpf_abi::{
-    ARGV_BYTES_MAX, ARGV_PART_BYTES_MAX, LAYOUTS, Layout, PATH_BYTES_MAX, VERSION, flag, kind,
+    ARGV_BYTES_MAX, ARGV_PART_BYTES_MAX, BUDGET_BYTES, LAYOUTS, PACKET_BYTES_MAX, PATH_BYTES_MAX,
+    RING_BYTES, VERSION, names,
 };
 
 fn main() {
@@ -14,16 +16,36 @@ fn header() -> String {
         "/* The records, as ebpf/abi has them. Written by `cargo xtask ebpf`; do not edit. */\n\
          #ifndef POSTERN_RECORDS_H\n#define POSTERN_RECORDS_H\n\n#include <linux/types.h>\n\n",
     );
+    let [control, file, net] = RING_BYTES;
     for (name, value) in [
         ("RECORD_VERSION", u32::from(VERSION)),
         ("PATH_BYTES_MAX", PATH_BYTES_MAX),
         ("ARGV_PART_BYTES_MAX", ARGV_PART_BYTES_MAX),
         ("ARGV_BYTES_MAX", ARGV_BYTES_MAX),
+        ("PACKET_BYTES_MAX", PACKET_BYTES_MAX),
+        ("RING_BYTES_CONTROL", control),
+        ("RING_BYTES_FILE", file),
+        ("RING_BYTES_NET", net),
     ] {
         define(&mut text, name, value);
     }
-    kind::ALL.iter().for_each(|&(name, value)| define(&mut text, name, value.into()));
-    flag::ALL.iter().for_each(|&(name, value)| define(&mut text, name, value));
+    let budgets = BUDGET_BYTES.map(|bytes| bytes.to_string()).join(", ");
+    text.push_str(&format!("#define BUDGETS {{ {budgets} }}\n"));
+    let numbers = [
+        names::kind::ALL,
+        names::class::ALL,
+        names::flag::ALL,
+        names::prov::ALL,
+        names::file::ALL,
+        names::net::ALL,
+        names::rights::ALL,
+        names::kernel::ALL,
+        names::trace::ALL,
+        names::via::ALL,
+    ];
+    for &(name, value) in numbers.into_iter().flatten() {
+        define(&mut text, name, value);
+    }
     for layout in LAYOUTS {
         text.push_str(&structure(layout));
     }
@@ -39,7 +61,8 @@ fn structure(layout: &Layout) -> String {
     let name = layout.name;
     let mut text = format!("\n/*{} */\nstruct {name} {{\n", layout.doc);
     for field in layout.fields {
-        text.push_str(&format!("\t/*{} */\n\t{} {};\n", field.doc, field.c_type, field.name));
+        let many = if field.count > 0 { format!("[{}]", field.count) } else { String::new() };
+        text.push_str(&format!("\t/*{} */\n\t{} {}{many};\n", field.doc, field.c_type, field.name));
     }
     text.push_str("};\n");
     let mut assert =

@@ -28,10 +28,10 @@ use tokio::time::timeout;
 
 use crate::account::Serves;
 use crate::audit::Audit;
-use crate::capture::Capture;
 use crate::context::{Client, HostKey, HostKeySource, NodeContext};
 use crate::environment::AllowList;
 use crate::recorder::Recorder;
+use capture::Capture;
 
 /// Everything here ends within this, or the test fails.
 pub(crate) const WAIT: Duration = Duration::from_secs(30);

@@ -1,5 +1,5 @@
-//! Marking a task as a session's: the one call to the kernel's BPF that has no safe form elsewhere. Task storage is keyed
-//! by pidfd (Linux 5.11), and the child marks itself before it gives up its rights.
+//! The only room of this crate with `unsafe`. Marking a task as a session's: the one call to the kernel's BPF that has no
+//! safe form elsewhere. Task storage is keyed by pidfd (Linux 5.11), and the child marks itself before it gives up its rights.
 #![expect(unsafe_code, reason = "a map of this type has no typed access")]
 
 use std::io;
@@ -24,7 +24,7 @@ struct UpdateElement {
 ///
 /// # Errors
 /// The kernel's: no memory for the storage, no right to it.
-pub(super) fn mark_self(map: RawFd, mark: Mark) -> io::Result<()> {
+pub(crate) fn mark_self(map: RawFd, mark: Mark) -> io::Result<()> {
     // SAFETY: plain system calls on numbers.
     let pidfd = unsafe { libc::syscall(libc::SYS_pidfd_open, libc::getpid(), 0) };
     let pidfd =

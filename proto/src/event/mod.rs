@@ -1,6 +1,8 @@
 //! Audit events: typed values whose JSON has the established names, codes and fields, one object per line.
 //! Built by whoever acts, made an [`Event`] by a spool that gives id, time and index. See docs/reference/events.md.
 
+mod code;
+
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
@@ -209,6 +211,20 @@ bodies! {
     RoleDeleted = "role.deleted" { #[serde(flatten)] actor: Actor, name: String, }
     /// A role was replaced.
     RoleUpdated = "role.updated" { #[serde(flatten)] actor: Actor, name: String, }
+    /// The last process of a session has ended: what the kernel told of it, all in all.
+    SessionCapture = "session.capture" {
+        #[serde(flatten)] session: Session,
+        /// `A`: the kernel asked before things happened; `B`: it told of them.
+        tier: String,
+        /// Records of programs and their rights, of files, of the network.
+        control: u64,
+        file: u64,
+        network: u64,
+        /// Repetitions that were counted and not told one by one.
+        folded: u64,
+        /// Records that were lost; each loss is a `session.loss`, too.
+        lost: u64,
+    }
     /// A program was executed in a session, as the kernel saw it.
     SessionCommand = "session.command" {
         #[serde(flatten)] session: Session,
@@ -222,7 +238,7 @@ bodies! {
         /// Without the first, which is the program's own name for itself.
         argv: Vec<String>,
         /// Bytes of the arguments that are not here.
-        #[serde(default, skip_serializing_if = "is_zero")] argv_missing: u32,
+        #[serde(default, skip_serializing_if = "is_default")] argv_missing: u32,
         cwd: String,
         /// Real and effective user.
         ruid: u32,
@@ -230,20 +246,24 @@ bodies! {
         /// `major:minor:inode:links` of the file; no links: it was deleted, or never had a name.
         file: String,
         /// A script: `path` is its interpreter.
-        #[serde(default, skip_serializing_if = "is_false")] script: bool,
+        #[serde(default, skip_serializing_if = "is_default")] script: bool,
         /// `path` or `cwd` is only the end of what it was.
-        #[serde(default, skip_serializing_if = "is_false")] path_cut: bool,
-        /// Of execve(2): 0.
+        #[serde(default, skip_serializing_if = "is_default")] path_cut: bool,
+        /// Of the file, in hex; absent where it could not be read any more.
+        #[serde(default, skip_serializing_if = "String::is_empty")] sha256: String,
+        /// Of execve(2): 0, or the negative error of one that failed.
         return_code: i32,
     }
     /// A process of a session has ended.
     SessionCommandExit = "session.command.exit" {
         #[serde(flatten)] session: Session,
         pid: u32,
+        ppid: u32,
+        program: String,
         /// As a shell has it: 128 and the signal for one that was killed.
         exit_code: i32,
         /// 0 for none.
-        #[serde(default, skip_serializing_if = "is_no_signal")] signal: i32,
+        #[serde(default, skip_serializing_if = "is_default")] signal: i32,
     }
     /// Bytes that a session moved.
     SessionData = "session.data" {
@@ -252,6 +272,63 @@ bodies! {
         tx: u64,
         /// From the user.
         rx: u64,
+    }
+    /// A session had something done by a process that is not its own, or one of another session.
+    SessionDelegation = "session.delegation" {
+        #[serde(flatten)] session: Session,
+        pid: u32,
+        program: String,
+        /// How: `systemd`, `container`, `cron`, `at`, `ssh`; `file` for a program that the session wrote; `ptrace`; `helper` of the kernel's.
+        via: String,
+        /// What leads there: a socket, a file.
+        path: String,
+        /// The other process; 0 where there is none yet.
+        target_pid: u32,
+        #[serde(default, skip_serializing_if = "String::is_empty")] target_program: String,
+        /// The other's session, where it is of one.
+        #[serde(default, skip_serializing_if = "String::is_empty")] target_sid: String,
+    }
+    /// A session is over, and processes of it go on.
+    SessionDetached = "session.detached" {
+        #[serde(flatten)] session: Session,
+        /// Tasks that live.
+        tasks: u64,
+    }
+    /// A file was opened or changed in a session.
+    SessionDisk = "session.disk" {
+        #[serde(flatten)] session: Session,
+        pid: u32,
+        program: String,
+        /// `open`, `create`, `write` and others; see the reference.
+        op: String,
+        path: String,
+        /// The other name of a rename or a link, what a symbolic link says, what is mounted.
+        #[serde(default, skip_serializing_if = "String::is_empty")] target_path: String,
+        /// Of open(2), mount(2) and renameat2(2).
+        flags: u32,
+        /// Of chmod(2), and of what is made.
+        #[serde(default, skip_serializing_if = "is_default")] mode: u32,
+        /// `major:minor:inode:links`; absent where it is not known.
+        #[serde(default, skip_serializing_if = "String::is_empty")] file: String,
+        /// More than one: so many of the same since the last event of it.
+        #[serde(default, skip_serializing_if = "is_default")] times: u64,
+        /// Who says so: `lsm`, `tp`, `uring`, or `syscall` for what is only what the program asked for.
+        prov: String,
+        #[serde(default, skip_serializing_if = "is_default")] path_cut: bool,
+        /// 0, or the negative error; what is told before it happens has 0.
+        return_code: i32,
+    }
+    /// A name was asked for in a session, or answered.
+    SessionDns = "session.dns" {
+        #[serde(flatten)] session: Session,
+        pid: u32,
+        program: String,
+        name: String,
+        /// `A`, `AAAA`, `TXT`, or `TYPE` and a number.
+        qtype: String,
+        /// Whom.
+        dst_addr: String,
+        dst_port: u16,
     }
     /// A session is over.
     SessionEnd = "session.end" {
@@ -266,15 +343,66 @@ bodies! {
         #[serde(with = "time::serde::rfc3339")] session_start: OffsetDateTime,
         #[serde(with = "time::serde::rfc3339")] session_stop: OffsetDateTime,
     }
+    /// A session changed or watched the kernel itself, or tried to.
+    SessionKernel = "session.kernel" {
+        #[serde(flatten)] session: Session,
+        pid: u32,
+        program: String,
+        /// `module`, `bpf`, `kexec`, `perf`, `clock` and others; see the reference.
+        op: String,
+        #[serde(default, skip_serializing_if = "String::is_empty")] detail: String,
+        prov: String,
+        return_code: i32,
+    }
     /// The kernel had no room for what a session did.
     SessionLoss = "session.loss" {
         #[serde(flatten)] session: Session,
-        /// `record` for records; `task` for processes that could not be followed.
+        /// `control`, `file` or `network` for records; `task` for processes that could not be followed.
         class: String,
+        /// `ring`: it was full; `budget`: the session has too much on its way.
+        #[serde(default, skip_serializing_if = "String::is_empty")] reason: String,
         count: u64,
         /// The first and the last record, in the kernel's count.
         first: u64,
         last: u64,
+    }
+    /// A session talked to somebody, or listened.
+    SessionNetwork = "session.network" {
+        #[serde(flatten)] session: Session,
+        pid: u32,
+        program: String,
+        /// `connect`, `accept`, `listen`, `bind`, `send`, `close`, `socket`.
+        op: String,
+        /// `tcp`, `udp`, `unix`, `vsock`, `raw`, `packet`, or a number.
+        protocol: String,
+        #[serde(default, skip_serializing_if = "String::is_empty")] src_addr: String,
+        #[serde(default, skip_serializing_if = "is_default")] src_port: u16,
+        /// An address, or the path of a socket; `@name` for an abstract one.
+        dst_addr: String,
+        dst_port: u32,
+        /// 4 or 6; 0 for what is not IP.
+        version: u8,
+        /// The established fields: 0 for connect, and 0 for allowed, 1 for denied.
+        operation: u8,
+        action: u8,
+        /// Bytes sent and received, of a connection that is closed.
+        #[serde(default, skip_serializing_if = "is_default")] tx: u64,
+        #[serde(default, skip_serializing_if = "is_default")] rx: u64,
+        #[serde(default, skip_serializing_if = "is_default")] times: u64,
+        prov: String,
+        return_code: i32,
+    }
+    /// A process of a session took or gave up rights.
+    SessionPrivilege = "session.privilege" {
+        #[serde(flatten)] session: Session,
+        pid: u32,
+        program: String,
+        /// `setuid`, `setgid`, `capset`, `userns`, `loginuid` and others; see the reference.
+        op: String,
+        from: String,
+        to: String,
+        prov: String,
+        return_code: i32,
     }
     /// Somebody watched or fetched a recording.
     SessionRecordingAccess = "session.recording.access" {
@@ -298,6 +426,22 @@ bodies! {
         /// `width:height` in cells; empty without a terminal.
         #[serde(default, skip_serializing_if = "String::is_empty")] size: String,
         #[serde(default, skip_serializing_if = "String::is_empty")] initial_command: String,
+        /// What the kernel tells of it: `A` or `B` (see `session.capture`), empty for nothing.
+        #[serde(default, skip_serializing_if = "String::is_empty")] capture: String,
+    }
+    /// A process of a session reached into one that is not its child.
+    SessionTrace = "session.trace" {
+        #[serde(flatten)] session: Session,
+        pid: u32,
+        program: String,
+        /// `ptrace`, `memory`, `signal`, `descriptor`.
+        op: String,
+        target_pid: u32,
+        #[serde(default, skip_serializing_if = "String::is_empty")] target_program: String,
+        #[serde(default, skip_serializing_if = "String::is_empty")] target_sid: String,
+        #[serde(default, skip_serializing_if = "String::is_empty")] detail: String,
+        prov: String,
+        return_code: i32,
     }
     /// A recording is complete at auth.
     SessionUpload = "session.upload" {
@@ -367,120 +511,9 @@ pub enum SftpAction {
     Symlink,
 }
 
-impl Body {
-    /// The established code: the last letter is I (done), W (refused), E (failed), S (stopped).
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::Auth(_) => "T3007W",
-            Self::CertCreate(_) => "TC000I",
-            Self::ClientDisconnect(_) => "T3006I",
-            Self::Exec(e) => pick(e.exit_error.is_empty(), "T3002I", "T3002E"),
-            Self::InstanceJoin(e) => pick(e.outcome.success, "TJ002I", "TJ002E"),
-            Self::JoinTokenCreate(_) => "TJT00I",
-            Self::LockCreated(_) => "TLK00I",
-            Self::LockDeleted(_) => "TLK01I",
-            Self::MfaAdd(_) => "T1006I",
-            Self::Port(e) => match (e.outcome.success, e.phase) {
-                (false, _) => "T3003E",
-                (true, PortPhase::Start) => "T3003I",
-                (true, PortPhase::Stop) => "T3003S",
-            },
-            Self::ResetPasswordTokenCreate(_) => "T6000I",
-            Self::Resize(_) => "T2002I",
-            Self::RoleCreated(_) => "T9000I",
-            Self::RoleDeleted(_) => "T9001I",
-            Self::RoleUpdated(_) => "T9002I",
-            Self::SessionCommand(_) => "T4000I",
-            Self::SessionCommandExit(_) => "TSC00I",
-            Self::SessionData(_) => "T2006I",
-            Self::SessionEnd(_) => "T2004I",
-            Self::SessionLoss(_) => "TSL00W",
-            Self::SessionRecordingAccess(_) => "T2012I",
-            Self::SessionRejected(_) => "T1006W",
-            Self::SessionStart(_) => "T2000I",
-            Self::SessionUpload(_) => "T2005I",
-            Self::Sftp(e) => sftp_code(e),
-            Self::Subsystem(e) => pick(e.exit_error.is_empty(), "T3001I", "T3001E"),
-            Self::UserCreate(_) => "T1002I",
-            Self::UserDelete(_) => "T1004I",
-            Self::UserLogin(e) => pick(e.outcome.success, "T1000I", "T1000W"),
-            Self::UserPasswordChange(_) => "T1005I",
-            Self::UserUpdate(_) => "T1003I",
-        }
-    }
-
-    /// The session it belongs to, if any.
-    pub fn session_id(&self) -> Option<&SessionId> {
-        match self {
-            Self::ClientDisconnect(ClientDisconnect { session, .. })
-            | Self::Exec(Exec { session, .. })
-            | Self::Port(Port { session, .. })
-            | Self::Resize(Resize { session, .. })
-            | Self::SessionCommand(SessionCommand { session, .. })
-            | Self::SessionCommandExit(SessionCommandExit { session, .. })
-            | Self::SessionData(SessionData { session, .. })
-            | Self::SessionEnd(SessionEnd { session, .. })
-            | Self::SessionLoss(SessionLoss { session, .. })
-            | Self::SessionStart(SessionStart { session, .. })
-            | Self::Sftp(Sftp { session, .. })
-            | Self::Subsystem(Subsystem { session, .. }) => Some(&session.sid),
-            Self::SessionRecordingAccess(e) => Some(&e.sid),
-            Self::SessionUpload(e) => Some(&e.sid),
-            Self::Auth(_)
-            | Self::CertCreate(_)
-            | Self::InstanceJoin(_)
-            | Self::JoinTokenCreate(_)
-            | Self::LockCreated(_)
-            | Self::LockDeleted(_)
-            | Self::MfaAdd(_)
-            | Self::ResetPasswordTokenCreate(_)
-            | Self::RoleCreated(_)
-            | Self::RoleDeleted(_)
-            | Self::RoleUpdated(_)
-            | Self::SessionRejected(_)
-            | Self::UserCreate(_)
-            | Self::UserDelete(_)
-            | Self::UserLogin(_)
-            | Self::UserPasswordChange(_)
-            | Self::UserUpdate(_) => None,
-        }
-    }
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives references")]
-fn is_false(value: &bool) -> bool {
-    !value
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives references")]
-fn is_zero(value: &u32) -> bool {
-    *value == 0
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives references")]
-fn is_no_signal(value: &i32) -> bool {
-    *value == 0
-}
-
-fn pick(good: bool, yes: &'static str, no: &'static str) -> &'static str {
-    if good { yes } else { no }
-}
-
-fn sftp_code(event: &Sftp) -> &'static str {
-    let (good, bad) = match event.action {
-        SftpAction::Disallowed => return "TS020E",
-        SftpAction::Link => ("TS019I", "TS019E"),
-        SftpAction::Mkdir => ("TS012I", "TS012E"),
-        SftpAction::Open => ("TS001I", "TS001E"),
-        SftpAction::Opendir => ("TS009I", "TS009E"),
-        SftpAction::Readdir => ("TS010I", "TS010E"),
-        SftpAction::Remove => ("TS011I", "TS011E"),
-        SftpAction::Rename => ("TS016I", "TS016E"),
-        SftpAction::Rmdir => ("TS013I", "TS013E"),
-        SftpAction::Setstat => ("TS007I", "TS007E"),
-        SftpAction::Symlink => ("TS018I", "TS018E"),
-    };
-    pick(event.outcome.success, good, bad)
+/// For fields that are left out where there is nothing to say.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// RFC 3339 in UTC with exactly three digits of a second: sorts as text.

@@ -1,7 +1,7 @@
 //! The kernel's records, read: bytes from a ring to values. Lengths are checked, whatever stands in them: a record that does
 //! not fit is an error and no panic.
 
-use ebpf_abi::{Argv, Exec, Exit, Header, VERSION, kind};
+use ebpf_abi::{Argv, Exec, Exit, File, Header, Kernel, Net, Rights, Trace, VERSION, kind};
 use zerocopy::FromBytes;
 
 /// A record.
@@ -17,7 +17,13 @@ pub(crate) enum Body<'a> {
     Argv { at: usize, bytes: &'a [u8] },
     Exec { exec: Exec, path: &'a [u8], cwd: &'a [u8], argv: &'a [u8] },
     Exit { status: i32 },
+    File { file: File, path: &'a [u8], other: &'a [u8] },
+    Fork,
+    Kernel { kernel: Kernel, name: &'a [u8] },
+    Net { net: Net, name: &'a [u8] },
     Over,
+    Rights(Rights),
+    Trace { trace: Trace, name: &'a [u8] },
 }
 
 /// Why bytes are no record.
@@ -59,7 +65,29 @@ impl<'a> Record<'a> {
                 Body::Argv { at, bytes: rest.bytes(argv.len)? }
             }
             kind::EXIT => Body::Exit { status: rest.fixed::<Exit>()?.status },
+            kind::FILE => {
+                let file: File = rest.fixed()?;
+                Body::File {
+                    path: rest.bytes(file.path_len)?,
+                    other: rest.bytes(file.other_len)?,
+                    file,
+                }
+            }
+            kind::FORK => Body::Fork,
+            kind::KERNEL => {
+                let kernel: Kernel = rest.fixed()?;
+                Body::Kernel { name: rest.bytes(kernel.name_len)?, kernel }
+            }
+            kind::NET => {
+                let net: Net = rest.fixed()?;
+                Body::Net { name: rest.bytes(net.name_len)?, net }
+            }
             kind::OVER => Body::Over,
+            kind::RIGHTS => Body::Rights(rest.fixed()?),
+            kind::TRACE => {
+                let trace: Trace = rest.fixed()?;
+                Body::Trace { name: rest.bytes(trace.name_len)?, trace }
+            }
             other => return Err(RecordError::Kind(other)),
         };
         if !rest.0.is_empty() {
@@ -134,7 +162,18 @@ pub(crate) mod tests {
     fn every_truncation_and_every_longer_one_is_refused() {
         let exit = record(kind::EXIT, Exit::default().as_bytes(), &[]);
         let argv = record(kind::ARGV, Argv { at: 3, len: 2 }.as_bytes(), &[b"ab"]);
-        for whole in [exec(), exit, argv, record(kind::OVER, &[], &[])] {
+        let file = File { path_len: 2, other_len: 1, ..File::default() };
+        let file = record(kind::FILE, file.as_bytes(), &[b"/a", b"b"]);
+        let net = Net { name_len: 3, ..Net::default() };
+        let net = record(kind::NET, net.as_bytes(), &[b"abc"]);
+        let kernel = Kernel { name_len: 1, ..Kernel::default() };
+        let kernel = record(kind::KERNEL, kernel.as_bytes(), &[b"m"]);
+        let trace = Trace { name_len: 1, ..Trace::default() };
+        let trace = record(kind::TRACE, trace.as_bytes(), &[b"s"]);
+        let rights = record(kind::RIGHTS, Rights::default().as_bytes(), &[]);
+        let plain = [kind::OVER, kind::FORK].map(|kind| record(kind, &[], &[]));
+        let several = [exec(), exit, argv, file, net, kernel, trace, rights];
+        for whole in several.into_iter().chain(plain) {
             Record::read(&whole).unwrap();
             for length in 0..whole.len() {
                 Record::read(&whole[..length]).unwrap_err();

@@ -1,0 +1,212 @@
+//! What sessions really do, from the kernel: programs and their ends, files, connections, rights, whatever a terminal shows.
+//! The kernel programs of `ebpf/` write records of tasks that are marked; here they become events of their session.
+//!
+//! - [`object`]: loads the programs, and says which the kernel takes
+//! - [`reader`]: the rings, in the order of time
+//! - [`record`]: bytes to records
+//! - [`live`]: the sessions that are watched, and what is lost of them
+//! - [`translate`]: records to events
+//! - [`writer`]: events made durable, one session beside the other
+//! - [`sys`]: marking a task
+//!
+//! A session's first process is marked before it executes anything ([`Marker`]); what it starts inherits the mark. The
+//! session is watched until the last of its tasks has ended, also after logout. What a session has on its way to the disk is
+//! bounded by the kernel: beyond it, and when a ring is full, the kernel counts what it drops, and `session.loss` says so.
+#![deny(unsafe_code)]
+#![cfg_attr(
+    test,
+    expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests")
+)]
+
+mod live;
+mod object;
+mod reader;
+mod record;
+mod sys;
+mod translate;
+mod writer;
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::io;
+use std::os::fd::RawFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ebpf_abi::{Mark, class};
+use futures::future::BoxFuture;
+use proto::event;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use self::live::Live;
+pub use self::object::{LoadError, Refusal};
+
+/// Where a session's events go.
+pub trait Sink: Send + Sync + Debug {
+    /// The fields that every event of the session has.
+    fn facts(&self) -> event::Session;
+    /// Makes an event durable, after those that it was called for before. A failure is the sink's to tell of.
+    fn record(&self, body: event::Body) -> BoxFuture<'_, ()>;
+}
+
+/// What this machine's kernel lets us see, and the sessions that are watched.
+#[derive(Debug)]
+pub struct Capture(Result<Arc<Live>, LoadError>);
+
+/// How much a kernel can tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tier {
+    /// It asks before things happen (LSM programs).
+    A,
+    /// It tells what happened (tracepoints).
+    B,
+}
+
+impl Tier {
+    /// `A` or `B`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::A => "A",
+            Self::B => "B",
+        }
+    }
+}
+
+/// What of a session is wanted.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted {
+    /// Programs and their ends, rights, the kernel, other processes.
+    pub command: bool,
+    pub disk: bool,
+    pub network: bool,
+    /// What cannot be told must not happen (Tier A).
+    pub strict: bool,
+}
+
+impl Wanted {
+    /// Classes of records, as bits.
+    fn classes(self) -> u32 {
+        u32::from(self.command) << class::CONTROL
+            | u32::from(self.disk) << class::FILE
+            | u32::from(self.network) << class::NET
+    }
+}
+
+/// A session that is watched; dropped before its program runs, it is forgotten.
+#[derive(Debug)]
+pub struct Watch {
+    live: Arc<Live>,
+    number: u64,
+    settled: Option<oneshot::Receiver<()>>,
+    started: bool,
+}
+
+/// What a child needs to mark itself.
+#[derive(Debug)]
+pub struct Marker {
+    map: RawFd,
+    mark: Mark,
+}
+
+impl Marker {
+    /// Makes the calling process the session's first. Only system calls on numbers: fit for the time between fork and exec.
+    ///
+    /// # Errors
+    /// The kernel's: no memory, no right to it. The program must not run then.
+    pub fn mark_self(&self) -> io::Result<()> {
+        sys::mark_self(self.map, self.mark)
+    }
+}
+
+impl Capture {
+    /// Loads what the kernel takes, and reads what it tells; within a runtime of tokio, to which the writers belong. Never an
+    /// error: a machine on which nothing can be captured is a node all the same, and says why.
+    pub fn start() -> Self {
+        let loaded = Live::start();
+        match &loaded {
+            Ok(live) => {
+                let tier = live.tier().name();
+                tracing::info!(tier, "sessions are captured");
+                for (name, refusal) in live.coverage() {
+                    if let Err(refusal) = refusal {
+                        tracing::info!(program = name, %refusal, "the kernel refuses a program");
+                    }
+                }
+            }
+            Err(error) => {
+                let error = error as &dyn std::error::Error;
+                tracing::warn!(error, "sessions are not captured");
+            }
+        }
+        Self(loaded)
+    }
+
+    /// Of a machine on which nothing can be captured.
+    pub fn none() -> Self {
+        Self(Err(LoadError::Missing("everything")))
+    }
+
+    /// Why nothing is captured; `None` where something is.
+    pub fn failure(&self) -> Option<&LoadError> {
+        self.0.as_ref().err()
+    }
+
+    /// How much can be told; `None` for nothing.
+    pub fn tier(&self) -> Option<Tier> {
+        self.0.as_ref().ok().map(|live| live.tier())
+    }
+
+    /// What came of each program, by name.
+    pub fn coverage(&self) -> BTreeMap<String, Result<(), Refusal>> {
+        self.0.as_ref().map(|live| live.coverage()).unwrap_or_default()
+    }
+
+    /// Watches a session that is about to begin; `None` where nothing can be captured.
+    ///
+    /// # Errors
+    /// There is no room for another.
+    pub fn watch(&self, sink: &Arc<dyn Sink>, wanted: Wanted) -> io::Result<Option<Watch>> {
+        let Ok(live) = &self.0 else { return Ok(None) };
+        let (number, settled) = live.watch(Arc::clone(sink), wanted)?;
+        Ok(Some(Watch { live: Arc::clone(live), number, settled: Some(settled), started: false }))
+    }
+}
+
+impl Watch {
+    /// For the child, which must not outlive this; see [`Marker::mark_self`].
+    pub fn marker(&self) -> Marker {
+        Marker { map: self.live.marks(), mark: Mark { session: self.number } }
+    }
+
+    /// How much is told of the session.
+    pub fn tier(&self) -> Tier {
+        self.live.tier()
+    }
+
+    /// The program runs.
+    pub fn started(&mut self, leader: u32) {
+        self.started = true;
+        self.live.started(self.number, leader);
+    }
+
+    /// Waits until what the first process did is durable, so that the session's end comes after it; not for long.
+    pub async fn settled(&mut self) {
+        if let Some(settled) = self.settled.take()
+            && timeout(SETTLE_WITHIN, settled).await.is_err()
+        {
+            tracing::warn!(session = self.number, "events of a session come after its end");
+        }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if !self.started {
+            self.live.forget(self.number);
+        }
+    }
+}
+
+/// The spool's own writing takes some milliseconds.
+const SETTLE_WITHIN: Duration = Duration::from_secs(2);

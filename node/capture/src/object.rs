@@ -1,0 +1,194 @@
+//! The kernel programs in their object: loaded one by one, since a kernel that refuses one may take the others, and what
+//! came of each. Probing is loading: what a kernel says of itself proves nothing.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd as _, AsRawFd as _, RawFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use aya::maps::{HashMap, Map, MapData, RingBuf};
+use aya::programs::Program;
+use aya::{Btf, Ebpf, EbpfLoader};
+use ebpf_abi::{Credit, Session};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+/// Built by `cargo xtask ebpf`.
+static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../ebpf/capture.bpf.o");
+
+/// Why nothing can be captured.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    #[error("the kernel does not describe itself (BTF)")]
+    Btf(#[source] aya::BtfError),
+    #[error("the kernel takes no maps or programs of ours")]
+    Ebpf(#[from] aya::EbpfError),
+    #[error("the kernel refuses {0}, without which nothing can be told")]
+    Essential(&'static str, #[source] Refusal),
+    #[error("a map cannot be used")]
+    Map(#[from] aya::maps::MapError),
+    #[error("{0} is missing")]
+    Missing(&'static str),
+    #[error("no thread to read what the kernel tells")]
+    Thread(#[source] io::Error),
+}
+
+/// Why a kernel does not take a program.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{0}")]
+pub struct Refusal(String);
+
+/// Loaded and attached, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Object {
+    /// What came of each program, by name.
+    pub(crate) coverage: BTreeMap<String, Result<(), Refusal>>,
+    /// Holds programs and links.
+    _ebpf: Ebpf,
+}
+
+/// What the node and the kernel programs share.
+#[derive(Debug)]
+pub(crate) struct Maps {
+    marks: Map,
+    sessions: Mutex<Words<Session>>,
+    credits: Mutex<Words<Credit>>,
+}
+
+/// A map by the number of a session. aya takes values of plain types only: words, between which there are no bytes.
+#[derive(Debug)]
+struct Words<T: Value>(HashMap<MapData, u64, T::Words>);
+
+trait Value: FromBytes + IntoBytes + Immutable + Default {
+    type Words: aya::Pod + std::fmt::Debug + FromBytes + IntoBytes + Immutable;
+}
+impl Value for Session {
+    type Words = [u64; size_of::<Self>() / size_of::<u64>()];
+}
+impl Value for Credit {
+    type Words = [u64; size_of::<Self>() / size_of::<u64>()];
+}
+
+impl<T: Value> Words<T> {
+    fn get(&self, number: u64) -> Option<T> {
+        T::read_from_bytes(self.0.get(&number, 0).ok()?.as_bytes()).ok()
+    }
+
+    fn put(&mut self, number: u64, value: &T) -> io::Result<()> {
+        let words =
+            T::Words::read_from_bytes(value.as_bytes()).map_err(|_| io::ErrorKind::InvalidData)?;
+        self.0.insert(number, words, 0).map_err(io::Error::other)
+    }
+
+    fn remove(&mut self, number: u64) {
+        if let Err(error) = self.0.remove(&number) {
+            tracing::debug!(%error, number, "an entry of a session stays");
+        }
+    }
+}
+
+impl Maps {
+    /// Where tasks are marked; lives as long as this does.
+    pub(crate) fn marks(&self) -> RawFd {
+        match &self.marks {
+            Map::Unsupported(data) => data.fd().as_fd().as_raw_fd(),
+            // Never loaded so, see `Object::load`: a number that no call takes.
+            _ => -1,
+        }
+    }
+
+    /// A new session.
+    pub(crate) fn insert(&self, number: u64, session: &Session) -> io::Result<()> {
+        lock(&self.credits).put(number, &Credit::default())?;
+        lock(&self.sessions).put(number, session)
+    }
+
+    pub(crate) fn counts(&self, number: u64) -> Option<Session> {
+        lock(&self.sessions).get(number)
+    }
+
+    /// What of its records is done with, all in all.
+    pub(crate) fn credit(&self, number: u64, bytes: [u64; 3]) {
+        if let Err(error) = lock(&self.credits).put(number, &Credit { bytes }) {
+            tracing::warn!(%error, number, "the kernel cannot be told what of a session is done with");
+        }
+    }
+
+    pub(crate) fn remove(&self, number: u64) {
+        lock(&self.sessions).remove(number);
+        lock(&self.credits).remove(number);
+    }
+}
+
+impl Object {
+    /// Loads everything that the kernel takes; the rings beside it.
+    ///
+    /// # Errors
+    /// The kernel takes not even what is essential.
+    pub(crate) fn load() -> Result<(Self, Maps, Vec<RingBuf<MapData>>), LoadError> {
+        let btf = Btf::from_sys_fs().map_err(LoadError::Btf)?;
+        // Task storage, of which aya knows only that it is a map.
+        let mut ebpf = EbpfLoader::new().btf(Some(&btf)).allow_unsupported_maps().load(OBJECT)?;
+        let coverage = attach_each(&mut ebpf, &btf);
+        for name in ESSENTIAL {
+            if let Some(Err(refusal)) = coverage.get(name) {
+                return Err(LoadError::Essential(name, refusal.clone()));
+            }
+        }
+        let mut take = |name| ebpf.take_map(name).ok_or(LoadError::Missing(name));
+        let maps = Maps {
+            marks: take("marks")?,
+            sessions: Mutex::new(Words(HashMap::try_from(take("sessions")?)?)),
+            credits: Mutex::new(Words(HashMap::try_from(take("credits")?)?)),
+        };
+        if !matches!(maps.marks, Map::Unsupported(_)) {
+            return Err(LoadError::Missing("task storage"));
+        }
+        let mut rings = Vec::new();
+        for name in RINGS {
+            rings.push(RingBuf::try_from(take(name)?)?);
+        }
+        Ok((Self { coverage, _ebpf: ebpf }, maps, rings))
+    }
+
+    /// Tier A: the kernel asks before things happen.
+    pub(crate) fn has_lsm(&self) -> bool {
+        matches!(self.coverage.get("task_alloc"), Some(Ok(())))
+    }
+}
+
+/// Programs are named for their hooks.
+fn attach_each(ebpf: &mut Ebpf, btf: &Btf) -> BTreeMap<String, Result<(), Refusal>> {
+    let attach = |(name, program): (&str, &mut Program)| {
+        let done = if let Program::BtfTracePoint(hook) = program {
+            hook.load(name, btf).and_then(|()| hook.attach()).map(drop)
+        } else if let Program::Lsm(hook) = program {
+            hook.load(name, btf).and_then(|()| hook.attach()).map(drop)
+        } else {
+            return (name.to_owned(), Err(Refusal("of an unknown type".to_owned())));
+        };
+        (name.to_owned(), done.map_err(|error| Refusal(reason(&error))))
+    };
+    ebpf.programs_mut().map(attach).collect()
+}
+
+/// The error and what it came from, in a line.
+fn reason(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    // What follows is the verifier's, in many lines.
+    let (line, _) = text.split_once("Verifier output").unwrap_or((&text, ""));
+    line.trim_end_matches(['.', ' ']).to_owned()
+}
+
+/// By class.
+const RINGS: [&str; 3] = ["control", "files", "network"];
+/// Without these a session's processes are not known.
+const ESSENTIAL: [&str; 3] = ["sched_process_exec", "sched_process_exit", "task_newtask"];
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,209 @@
+//! From the kernel's records to events: one session's, with what has to be remembered between them.
+//!
+//! - [`command`]: programs
+//! - [`disk`]: files
+//! - [`dns`]: questions for names
+//! - [`network`]: connections
+//! - [`other`]: rights, the kernel, other processes
+//! - [`delegation`]: who does things for a session that it does not do itself
+
+mod command;
+mod delegation;
+mod disk;
+mod dns;
+mod network;
+mod other;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use ebpf_abi::{Header, class};
+use proto::event::{self, Body as Event};
+use proto::id::SessionId;
+
+use self::command::{Command, base_name};
+use crate::record::{Body, Record};
+
+/// A process, for good: its number may be another's later.
+type Process = (u32, u64);
+
+/// One session's.
+#[derive(Debug)]
+pub(crate) struct Translator {
+    /// Which classes of events are wanted, as bits: programs have to be known for all.
+    classes: u32,
+    /// What runs in each process.
+    programs: HashMap<Process, Arc<str>>,
+    /// Programs whose arguments have not all come.
+    unfinished: HashMap<Process, Command>,
+}
+
+/// What is known beside the record.
+pub(crate) struct Context<'a> {
+    /// Whose event it is.
+    pub(crate) session: &'a event::Session,
+    /// The session of a number.
+    pub(crate) session_of: &'a dyn Fn(u64) -> Option<SessionId>,
+}
+
+impl Translator {
+    pub(crate) fn new(classes: u32) -> Self {
+        Self { classes, programs: HashMap::new(), unfinished: HashMap::new() }
+    }
+
+    fn wants(&self, class: usize) -> bool {
+        self.classes & (1 << class) != 0
+    }
+
+    /// What a record says; nothing while more of it is to come.
+    pub(crate) fn translate(&mut self, context: &Context<'_>, record: Record<'_>) -> Vec<Event> {
+        let header = record.header;
+        let process = (header.tgid, header.process_ns);
+        let mut events = Vec::new();
+        match record.body {
+            Body::Exec { exec, path, cwd, argv } => {
+                // What was left of the program before is all that there will be.
+                events.extend(self.finish(context, process));
+                if exec.result == 0 {
+                    self.runs(process, &text(path));
+                }
+                let command = Command {
+                    header,
+                    exec,
+                    path: path.to_vec(),
+                    cwd: cwd.to_vec(),
+                    argv: argv.to_vec(),
+                };
+                if command.is_whole() || self.unfinished.len() >= UNFINISHED_MAX {
+                    events.push(command.event(context.session.clone()));
+                } else {
+                    self.unfinished.insert(process, command);
+                }
+            }
+            Body::Argv { at, bytes } => {
+                let Some(command) = self.unfinished.get_mut(&process) else { return events };
+                // A part that was lost leaves a gap, after which nothing is in its place.
+                if command.argv.len() == at {
+                    command.argv.extend_from_slice(bytes);
+                }
+                if command.is_whole() {
+                    events.extend(self.finish(context, process));
+                }
+            }
+            Body::Exit { status } => {
+                events.extend(self.finish(context, process));
+                let program = self.program(&header);
+                self.programs.remove(&process);
+                events.push(exit(context.session.clone(), &header, program, status));
+            }
+            Body::Fork => self.forked(process, &header),
+            Body::Over => {
+                let left: Vec<_> = self.unfinished.keys().copied().collect();
+                events.extend(left.into_iter().filter_map(|process| self.finish(context, process)));
+                self.programs.clear();
+            }
+            Body::File { file, path, other } => {
+                let program = self.program(&header);
+                return disk::events(context, &header, program, &file, path, other);
+            }
+            Body::Net { net, name } => {
+                let program = self.program(&header);
+                return network::events(context, &header, program, &net, name);
+            }
+            Body::Rights(rights) => {
+                let program = self.program(&header);
+                events.push(other::rights(context, &header, program, &rights));
+            }
+            Body::Kernel { kernel, name } => {
+                let program = self.program(&header);
+                events.push(other::kernel(context, &header, program, &kernel, name));
+            }
+            Body::Trace { trace, name } => {
+                let program = self.program(&header);
+                events.push(other::trace(context, &header, program, &trace, name));
+            }
+        }
+        if !self.wants(class::CONTROL) {
+            events.clear();
+        }
+        events
+    }
+
+    fn finish(&mut self, context: &Context<'_>, process: Process) -> Option<Event> {
+        let command = self.unfinished.remove(&process)?;
+        Some(command.event(context.session.clone()))
+    }
+
+    fn runs(&mut self, process: Process, path: &str) {
+        if self.programs.len() < PROGRAMS_MAX || self.programs.contains_key(&process) {
+            self.programs.insert(process, base_name(path).into());
+        }
+    }
+
+    /// The child runs what its parent ran, of which only the number is known here.
+    fn forked(&mut self, child: Process, header: &Header) {
+        let parent = self.programs.iter().find(|((tgid, _), _)| *tgid == header.parent);
+        if let Some(program) = parent.map(|(_, program)| Arc::clone(program))
+            && self.programs.len() < PROGRAMS_MAX
+        {
+            self.programs.insert(child, program);
+        }
+    }
+
+    /// What runs in the process of a record; what it calls itself, where that is not known.
+    fn program(&self, header: &Header) -> String {
+        match self.programs.get(&(header.tgid, header.process_ns)) {
+            Some(program) => program.to_string(),
+            None => comm(&header.comm),
+        }
+    }
+}
+
+fn exit(session: event::Session, header: &Header, program: String, status: i32) -> Event {
+    // As wait(2) has it: the low seven bits are a signal, 128 says that it left a core, the next eight are the code.
+    let signal = status & 0x7f;
+    event::SessionCommandExit {
+        session,
+        pid: header.tgid,
+        ppid: header.parent,
+        program,
+        exit_code: if signal == 0 { (status >> 8) & 0xff } else { 128 + signal },
+        signal,
+    }
+    .into()
+}
+
+/// `major:minor:inode:links`; the kernel's device numbers have 20 bits of minor.
+fn file_identity(dev: u64, ino: u64, nlink: u32) -> String {
+    if (dev, ino) == (0, 0) {
+        return String::new();
+    }
+    let (major, minor) = (dev >> 20, dev & 0xf_ffff);
+    format!("{major}:{minor}:{ino}:{nlink}")
+}
+
+/// A task's name for itself, which ends at a NUL.
+fn comm(bytes: &[u8]) -> String {
+    text(bytes.split(|byte| *byte == 0).next().unwrap_or_default())
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// The provenance's name, from [`ebpf_abi::prov`].
+fn prov(number: u32) -> String {
+    let name = match number {
+        ebpf_abi::prov::TP => "tp",
+        ebpf_abi::prov::LSM => "lsm",
+        ebpf_abi::prov::SYSCALL => "syscall",
+        ebpf_abi::prov::URING => "uring",
+        _ => "unknown",
+    };
+    name.to_owned()
+}
+
+/// Programs with long arguments that are being started at once in a session: more are told of without the rest.
+const UNFINISHED_MAX: usize = 64;
+/// Processes of a session that are known by their program; the others by what they call themselves.
+const PROGRAMS_MAX: usize = 65_536;
