@@ -349,7 +349,8 @@ fn every_event_type_has_a_sample() {
 
 #[test]
 fn names_and_codes_are_unique_per_outcome() {
-    let mut codes: Vec<_> = samples().iter().map(|body| (body.code(), body.name())).collect();
+    let bodies: Vec<_> = samples().into_iter().chain(captured()).collect();
+    let mut codes: Vec<_> = bodies.iter().map(|body| (body.code(), body.name())).collect();
     codes.sort_unstable();
     codes.dedup();
     for pair in codes.windows(2) {
