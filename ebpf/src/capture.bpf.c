@@ -2,5 +2,11 @@
  * records, and by node/src/capture, which loads it. */
 #include "common.h"
 #include "process.bpf.c"
+#include "delegate.bpf.c"
+#include "file.bpf.c"
+#include "network.bpf.c"
+#include "other.bpf.c"
+#include "syscall.bpf.c"
+#include "uring.bpf.c"
 
 char LICENSE[] SEC("license") = "GPL";

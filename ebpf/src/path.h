@@ -45,6 +45,9 @@ static long walk_step(__u32 step, void *context)
 		walk->mount = above;
 		return 0;
 	}
+	/* The root of a file system, of which the mount is not known. */
+	if (dentry == parent && walk->at != WALK_BYTES - 1)
+		return 1;
 	__u32 length = BPF_CORE_READ(dentry, d_name.len) & NAME_BYTES_MAX;
 	struct walked *walked = bpf_map_lookup_elem(&walks, &place);
 	if (!walked || walk->at < length + 1) {
@@ -69,7 +72,7 @@ static __always_inline __u32 put_path(struct place *place, __u32 number, __u32 t
 {
 	struct walk walk = {
 		.dentry = dentry,
-		.mount = (void *)mnt - bpf_core_field_offset(struct mount, mnt),
+		.mount = mnt ? (void *)mnt - bpf_core_field_offset(struct mount, mnt) : 0,
 		.place = number,
 		.at = WALK_BYTES - 1,
 	};

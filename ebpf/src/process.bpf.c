@@ -1,6 +1,7 @@
 /* Processes: whose they are, what they execute, how they end. */
 #include "common.h"
 #include "path.h"
+#include "delegate.h"
 
 /* What a new task inherits. Not at sched_process_fork, which io_uring's workers do not pass. */
 static __always_inline int inherit(struct task_struct *child)
@@ -140,7 +141,11 @@ int BPF_PROG(sched_process_exec, struct task_struct *task, int old_pid, struct l
 {
 	struct teller teller;
 	__u32 number = 0;
+	struct file *file = bprm->file;
+	__u64 writer = writer_of(file->f_inode);
 
+	if (writer)
+		delegate(task, file->f_path.mnt, file->f_path.dentry, writer);
 	if (!tell(&teller))
 		return 0;
 	struct place *place = take_place(&number);

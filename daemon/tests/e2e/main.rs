@@ -10,6 +10,7 @@ mod run;
 
 mod admin;
 mod capture;
+mod capture_all;
 mod login;
 mod namespaces;
 mod openssh;

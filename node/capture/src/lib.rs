@@ -40,7 +40,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use self::live::Live;
-pub use self::object::{LoadError, Refusal};
+pub use self::object::{LoadError, Refusal, hook_of, stands_in};
 
 /// Where a session's events go.
 pub trait Sink: Send + Sync + Debug {
@@ -128,10 +128,16 @@ impl Capture {
             Ok(live) => {
                 let tier = live.tier().name();
                 tracing::info!(tier, "sessions are captured");
-                for (name, refusal) in live.coverage() {
-                    if let Err(refusal) = refusal {
-                        tracing::info!(program = name, %refusal, "the kernel refuses a program");
+                // Most are refused for the same reason.
+                let mut refused = BTreeMap::<String, Vec<String>>::new();
+                for (name, done) in live.coverage() {
+                    if let Err(refusal) = done {
+                        refused.entry(refusal.to_string()).or_default().push(name);
                     }
+                }
+                for (reason, programs) in refused {
+                    let programs = programs.join(" ");
+                    tracing::info!(reason, programs, "the kernel refuses programs");
                 }
             }
             Err(error) => {

@@ -127,8 +127,13 @@ impl Object {
     pub(crate) fn load() -> Result<(Self, Maps, Vec<RingBuf<MapData>>), LoadError> {
         let btf = Btf::from_sys_fs().map_err(LoadError::Btf)?;
         // Task storage, of which aya knows only that it is a map.
-        let mut ebpf = EbpfLoader::new().btf(Some(&btf)).allow_unsupported_maps().load(OBJECT)?;
-        let coverage = attach_each(&mut ebpf, &btf);
+        let agent = std::process::id();
+        let mut ebpf = EbpfLoader::new()
+            .btf(Some(&btf))
+            .allow_unsupported_maps()
+            .override_global("agent", &agent, true)
+            .load(OBJECT)?;
+        let coverage = attach_all(&mut ebpf, &btf);
         for name in ESSENTIAL {
             if let Some(Err(refusal)) = coverage.get(name) {
                 return Err(LoadError::Essential(name, refusal.clone()));
@@ -152,24 +157,55 @@ impl Object {
 
     /// Tier A: the kernel asks before things happen.
     pub(crate) fn has_lsm(&self) -> bool {
-        matches!(self.coverage.get("task_alloc"), Some(Ok(())))
+        has_lsm(&self.coverage)
     }
 }
 
-/// Programs are named for their hooks.
-fn attach_each(ebpf: &mut Ebpf, btf: &Btf) -> BTreeMap<String, Result<(), Refusal>> {
-    let attach = |(name, program): (&str, &mut Program)| {
-        let done = if let Program::BtfTracePoint(hook) = program {
-            hook.load(name, btf).and_then(|()| hook.attach()).map(drop)
-        } else if let Program::Lsm(hook) = program {
-            hook.load(name, btf).and_then(|()| hook.attach()).map(drop)
-        } else {
-            return (name.to_owned(), Err(Refusal("of an unknown type".to_owned())));
-        };
-        (name.to_owned(), done.map_err(|error| Refusal(reason(&error))))
-    };
-    ebpf.programs_mut().map(attach).collect()
+/// What came of the programs: first those that need LSM or nothing, then, where LSM is refused, those that stand in for them.
+fn attach_all(ebpf: &mut Ebpf, btf: &Btf) -> BTreeMap<String, Result<(), Refusal>> {
+    let mut coverage = BTreeMap::new();
+    for (name, program) in ebpf.programs_mut().filter(|(name, _)| !stands_in(name)) {
+        coverage.insert(name.to_owned(), attach(name, program, btf));
+    }
+    if !has_lsm(&coverage) {
+        for (name, program) in ebpf.programs_mut().filter(|(name, _)| stands_in(name)) {
+            coverage.insert(name.to_owned(), attach(name, program, btf));
+        }
+    }
+    coverage
 }
+
+/// Whether a program is for kernels without LSM programs only.
+pub fn stands_in(program: &str) -> bool {
+    STAND_INS.contains(&program)
+}
+
+fn has_lsm(coverage: &BTreeMap<String, Result<(), Refusal>>) -> bool {
+    matches!(coverage.get("task_alloc"), Some(Ok(())))
+}
+
+fn attach(name: &str, program: &mut Program, btf: &Btf) -> Result<(), Refusal> {
+    let target = hook_of(name);
+    let done = if let Program::BtfTracePoint(hook) = program {
+        hook.load(target, btf).and_then(|()| hook.attach()).map(drop)
+    } else if let Program::Lsm(hook) = program {
+        hook.load(target, btf).and_then(|()| hook.attach()).map(drop)
+    } else if let Program::FExit(hook) = program {
+        hook.load(target, btf).and_then(|()| hook.attach()).map(drop)
+    } else {
+        return Err(Refusal("of an unknown type".to_owned()));
+    };
+    done.map_err(|error| Refusal(reason(&error)))
+}
+
+/// Programs are named for their hooks; where there are several of one, for what they do there, too.
+pub fn hook_of(program: &str) -> &str {
+    PREFIXES.iter().find_map(|prefix| program.strip_prefix(prefix)).unwrap_or(program)
+}
+
+/// For kernels without LSM programs: at the end of each system call of everybody, which costs.
+const STAND_INS: [&str; 3] = ["io_uring_submit_req", "signal_generate", "sys_exit"];
+const PREFIXES: [&str; 2] = ["delegate_", "enforce_"];
 
 /// The error and what it came from, in a line.
 fn reason(error: &dyn std::error::Error) -> String {

@@ -35,14 +35,23 @@ pub(super) fn rights(
 
 /// Real and effective, `1000:0`.
 fn pair(ids: u64) -> String {
+    if ids == NOT_KNOWN {
+        return String::new();
+    }
     format!("{}:{}", ids >> 32, ids & 0xffff_ffff)
 }
 
+/// At the end of a system call, what was before.
+const NOT_KNOWN: u64 = u64::MAX;
+
 fn count(number: u64) -> String {
-    number.to_string()
+    if number == NOT_KNOWN { String::new() } else { number.to_string() }
 }
 
 fn hex(set: u64) -> String {
+    if set == NOT_KNOWN {
+        return String::new();
+    }
     format!("{set:#x}")
 }
 

@@ -1,0 +1,395 @@
+/* What system calls did, at their end (Tier B, where the kernel takes no LSM programs): files from the descriptors that they
+ * gave, which are the kernel's; paths and addresses as they were passed. */
+#include "network.h"
+#include "other.h"
+#include "typed.h"
+
+#include <asm/unistd_64.h>
+
+/* What a call does with paths. Arguments are counted from 1; 0 for none. */
+struct spec {
+	__u8 op;
+	__u8 path;
+	__u8 dir;
+	__u8 other;
+	__u8 other_dir;
+	__u8 flags;
+	__u8 mode;
+	/* IS_TEXT, OF_FD. */
+	__u8 bits;
+};
+
+/* The other is no path. */
+#define IS_TEXT 1
+/* The path is that of a descriptor. */
+#define OF_FD 2
+#define CALLS_MAX 512
+
+static const struct spec specs[CALLS_MAX] = {
+	[__NR_unlink] = { FILE_UNLINK, 1 },
+	[__NR_unlinkat] = { FILE_UNLINK, 2, 1, .flags = 3 },
+	[__NR_rmdir] = { FILE_RMDIR, 1 },
+	[__NR_rename] = { FILE_RENAME, 1, 0, 2 },
+	[__NR_renameat] = { FILE_RENAME, 2, 1, 4, 3 },
+	[__NR_renameat2] = { FILE_RENAME, 2, 1, 4, 3, 5 },
+	[__NR_link] = { FILE_LINK, 1, 0, 2 },
+	[__NR_linkat] = { FILE_LINK, 2, 1, 4, 3, 5 },
+	[__NR_symlink] = { FILE_SYMLINK, 2, 0, 1, .bits = IS_TEXT },
+	[__NR_symlinkat] = { FILE_SYMLINK, 3, 2, 1, .bits = IS_TEXT },
+	[__NR_mkdir] = { FILE_MKDIR, 1, .mode = 2 },
+	[__NR_mkdirat] = { FILE_MKDIR, 2, 1, .mode = 3 },
+	[__NR_mknod] = { FILE_MKNOD, 1, .mode = 2 },
+	[__NR_mknodat] = { FILE_MKNOD, 2, 1, .mode = 3 },
+	[__NR_truncate] = { FILE_TRUNCATE, 1 },
+	[__NR_ftruncate] = { FILE_TRUNCATE, 1, .bits = OF_FD },
+	[__NR_chmod] = { FILE_CHMOD, 1, .mode = 2 },
+	[__NR_fchmod] = { FILE_CHMOD, 1, .mode = 2, .bits = OF_FD },
+	[__NR_fchmodat] = { FILE_CHMOD, 2, 1, .mode = 3 },
+	[452 /* fchmodat2 */] = { FILE_CHMOD, 2, 1, .mode = 3 },
+	[__NR_chown] = { FILE_CHOWN, 1, .flags = 2 },
+	[__NR_lchown] = { FILE_CHOWN, 1, .flags = 2 },
+	[__NR_fchown] = { FILE_CHOWN, 1, .flags = 2, .bits = OF_FD },
+	[__NR_fchownat] = { FILE_CHOWN, 2, 1, .flags = 3 },
+	[__NR_setxattr] = { FILE_SETXATTR, 1, 0, 2, .bits = IS_TEXT },
+	[__NR_lsetxattr] = { FILE_SETXATTR, 1, 0, 2, .bits = IS_TEXT },
+	[__NR_fsetxattr] = { FILE_SETXATTR, 1, 0, 2, .bits = IS_TEXT | OF_FD },
+	[__NR_removexattr] = { FILE_REMOVEXATTR, 1, 0, 2, .bits = IS_TEXT },
+	[__NR_lremovexattr] = { FILE_REMOVEXATTR, 1, 0, 2, .bits = IS_TEXT },
+	[__NR_fremovexattr] = { FILE_REMOVEXATTR, 1, 0, 2, .bits = IS_TEXT | OF_FD },
+	[__NR_mount] = { FILE_MOUNT, 2, 0, 1, .flags = 4, .bits = IS_TEXT },
+	[__NR_move_mount] = { FILE_MOUNT, 4, 3, 2, 1, 5 },
+	[__NR_umount2] = { FILE_UMOUNT, 1, .flags = 2 },
+	[__NR_pivot_root] = { FILE_PIVOT_ROOT, 1, 0, 2 },
+	[__NR_chroot] = { FILE_CHROOT, 1 },
+};
+
+/* The arguments of a call. */
+struct arguments {
+	unsigned long of[8];
+};
+
+static __always_inline unsigned long argument(struct arguments *arguments, __u8 number)
+{
+	return arguments->of[number & 7];
+}
+
+static __always_inline struct typed typed(struct arguments *arguments, __u8 path, __u8 dir)
+{
+	struct typed typed = {
+		.text = (const char *)argument(arguments, path),
+		.dir = dir ? (__s32)argument(arguments, dir) : AT_FDCWD,
+	};
+	return typed;
+}
+
+static __noinline int tell_spec(struct teller *teller, struct arguments *arguments, __u32 call, long result)
+{
+	const struct spec *spec = &specs[call & (CALLS_MAX - 1)];
+
+	if (!spec->op || !(teller->session->classes & (1 << CLASS_FILE)))
+		return 0;
+	if (spec->bits & OF_FD) {
+		struct file *file = file_of(teller->task, argument(arguments, spec->path));
+		struct deed deed = {
+			.mnt = BPF_CORE_READ(file, f_path.mnt),
+			.dentry = BPF_CORE_READ(file, f_path.dentry),
+			.op = spec->op,
+			.flags = spec->flags ? argument(arguments, spec->flags) : 0,
+			.mode = spec->mode ? argument(arguments, spec->mode) : 0,
+			.prov = PROV_TP,
+			.result = result,
+		};
+		return file ? tell_file(teller, &deed) : 0;
+	}
+	struct typed_deed deed = {
+		.path = typed(arguments, spec->path, spec->dir),
+		.is_text = spec->bits & IS_TEXT,
+		.op = spec->op,
+		.flags = spec->flags ? argument(arguments, spec->flags) : 0,
+		.mode = spec->mode ? argument(arguments, spec->mode) : 0,
+		.prov = PROV_SYSCALL,
+		.result = result,
+	};
+	if (spec->other)
+		deed.other = typed(arguments, spec->other, spec->other_dir);
+	return tell_typed(teller, &deed);
+}
+
+#define EPERM 1
+#define EACCES 13
+#define EROFS 30
+
+/* A descriptor was given for a file; or not, where somebody was not allowed. */
+static __noinline int tell_opened(struct teller *teller, struct arguments *arguments, __u32 call, long result)
+{
+	int at = call == __NR_openat || call == __NR_openat2;
+
+	if (!(teller->session->classes & (1 << CLASS_FILE)))
+		return 0;
+	if (result >= 0) {
+		struct file *file = file_of(teller->task, result);
+		return file ? tell_open(teller, file, FILE_OPEN, PROV_TP) : 0;
+	}
+	if (call == __NR_open_by_handle_at || (result != -EACCES && result != -EPERM && result != -EROFS))
+		return 0;
+	struct typed_deed deed = {
+		.path = typed(arguments, at ? 2 : 1, at ? 1 : 0),
+		.op = FILE_OPEN,
+		.flags = call == __NR_openat2 ? 0 : argument(arguments, at ? 3 : 2),
+		.prov = PROV_SYSCALL,
+		.result = result,
+	};
+	return tell_typed(teller, &deed);
+}
+
+#define S_IFSOCK 0140000
+
+static __always_inline struct sock *socket_of(struct task_struct *task, __s32 fd)
+{
+	struct file *file = file_of(task, fd);
+
+	if (!file || (BPF_CORE_READ(file, f_inode, i_mode) & S_IFMT) != S_IFSOCK)
+		return 0;
+	struct socket *socket = BPF_CORE_READ(file, private_data);
+	return BPF_CORE_READ(socket, sk);
+}
+
+struct user_msghdr {
+	void *name;
+	int length;
+};
+
+/* Addresses as they were passed; of TCP the states tell (network.bpf.c). */
+static __noinline int tell_passed(struct teller *teller, __s32 fd, void *from, __s32 length, __u32 op_and_result)
+{
+	__u32 op = op_and_result & 0xff, number = 0;
+	struct sock *sk = socket_of(teller->task, fd);
+	__u16 family = 0;
+
+	if (!sk || !from || length < 2 ||
+	    (op != NET_BIND && BPF_CORE_READ(sk, sk_protocol) == IPPROTO_TCP))
+		return 0;
+	struct place *place = take_place(&number);
+	if (!place)
+		return lose_one(teller->session, CLASS_NET);
+	struct talk *talk = begin_talk(teller, place, op, PROV_SYSCALL);
+	copy_ends(&talk->net, sk);
+	talk->net.result = -(__s32)(op_and_result >> 8);
+	__u32 rest = length - sizeof(family);
+	if (rest > sizeof(talk->name))
+		rest = sizeof(talk->name);
+	bpf_probe_read_user(&family, sizeof(family), from);
+	__builtin_memset(talk->name, 0, 24);
+	bpf_probe_read_user(talk->name, rest, from + sizeof(family));
+	copy_address(talk, family, rest, op == NET_BIND);
+	if (family == AF_UNIX)
+		talk->net.peer = BPF_CORE_READ(sk, sk_peer_pid, numbers[0].nr);
+	__u64 more = family == AF_UNIX ? *(__u64 *)(talk->name + 16) ^ *(__u64 *)(talk->name + 8) : 0;
+	if (op == NET_BIND || !is_folded_talk(teller, &talk->net, more))
+		send_talk(teller, talk);
+	leave_place(place);
+	return 0;
+}
+
+static __noinline int tell_of_socket(struct teller *teller, struct arguments *arguments, __u32 call, long result)
+{
+	__u32 failed = result < 0 ? (__u32)-result << 8 : 0;
+	struct user_msghdr message = {};
+
+	if (!(teller->session->classes & (1 << CLASS_NET)))
+		return 0;
+	if (call == __NR_socket) {
+		struct {
+			struct header header;
+			struct net_record net;
+		} record = { .net = { .op = NET_SOCKET,
+				      .family = arguments->of[1],
+				      .kind = arguments->of[2] & SOCK_TYPE_MASK,
+				      .protocol = arguments->of[3],
+				      .result = result < 0 ? result : 0 } };
+		if (!is_special(record.net.family, record.net.kind))
+			return 0;
+		begin(teller, &record.header, CLASS_NET, KIND_NET, PROV_SYSCALL);
+		return send(teller->session, CLASS_NET, &record.header, sizeof(record));
+	}
+	if (call == __NR_sendmsg || call == __NR_sendmmsg) {
+		bpf_probe_read_user(&message, sizeof(message), (void *)arguments->of[2]);
+		return tell_passed(teller, arguments->of[1], message.name, message.length, NET_SEND | failed);
+	}
+	if (call == __NR_sendto)
+		return tell_passed(teller, arguments->of[1], (void *)arguments->of[5], arguments->of[6],
+				   NET_SEND | failed);
+	return tell_passed(teller, arguments->of[1], (void *)arguments->of[2], arguments->of[3],
+			   (call == __NR_bind ? NET_BIND : NET_CONNECT) | failed);
+}
+
+/* A program was not to be executed. */
+static __noinline int tell_not_executed(struct teller *teller, struct typed *path, long result)
+{
+	__u32 number = 0;
+	struct place *place = take_place(&number);
+
+	if (!place)
+		return lose_one(teller->session, CLASS_CONTROL);
+	struct header *header = (struct header *)place->bytes;
+	struct exec *exec = (struct exec *)(header + 1);
+	begin(teller, header, CLASS_CONTROL, KIND_EXEC, PROV_SYSCALL);
+	__builtin_memset(exec, 0, sizeof(*exec));
+	exec->result = result;
+	exec->real_uid = teller->task->cred->uid.val;
+	exec->path_len = put_typed(teller->task, place, number, sizeof(*header) + sizeof(*exec), path) & PUT_MASK;
+	send(teller->session, CLASS_CONTROL, header, sizeof(*header) + sizeof(*exec) + exec->path_len);
+	leave_place(place);
+	return 0;
+}
+
+#define SECCOMP_SET_MODE_FILTER 1
+#define SECCOMP_FILTER_FLAG_NEW_LISTENER 8
+#define PTRACE_TRACEME 0
+#define PTRACE_ATTACH 16
+#define PTRACE_SEIZE 0x4206
+
+static __noinline int tell_of_other(struct teller *teller, __u32 op, __u32 code, __u32 other, long result)
+{
+	struct {
+		struct header header;
+		struct trace_record trace;
+	} record = { .trace = { .op = op, .code = code, .other = other, .result = result < 0 ? result : 0 } };
+
+	begin(teller, &record.header, CLASS_CONTROL, KIND_TRACE, PROV_SYSCALL);
+	return send(teller->session, CLASS_CONTROL, &record.header, sizeof(record));
+}
+
+static __noinline int tell_of_kernel(struct teller *teller, __u32 op, __u32 code, long result)
+{
+	return tell_kernel(teller, op, code, 0, PROV_SYSCALL, result < 0 ? result : 0);
+}
+
+/* Before is not known at the end of a call. */
+#define NOT_KNOWN -1ULL
+
+static __noinline int tell_of_rights(struct teller *teller, __u32 op, __u64 new, long result)
+{
+	return tell_rights(teller, op, NOT_KNOWN, new, PROV_SYSCALL, result < 0 ? result : 0);
+}
+
+static __noinline int tell_of_process(struct teller *teller, struct arguments *arguments, __u32 call, long result)
+{
+	const struct cred *cred = teller->task->cred;
+	unsigned long first = arguments->of[1];
+	struct typed path;
+
+	switch (call) {
+	case __NR_execve:
+		path = typed(arguments, 1, 0);
+		return result < 0 ? tell_not_executed(teller, &path, result) : 0;
+	case __NR_execveat:
+		path = typed(arguments, 2, 1);
+		return result < 0 ? tell_not_executed(teller, &path, result) : 0;
+	case __NR_setuid:
+	case __NR_setreuid:
+	case __NR_setresuid:
+		return tell_of_rights(teller, RIGHTS_SETUID, ids(cred->uid.val, cred->euid.val), result);
+	case __NR_setgid:
+	case __NR_setregid:
+	case __NR_setresgid:
+		return tell_of_rights(teller, RIGHTS_SETGID, ids(cred->gid.val, cred->egid.val), result);
+	case __NR_setgroups:
+		return tell_of_rights(teller, RIGHTS_SETGROUPS, first, result);
+	case __NR_capset:
+		return tell_of_rights(teller, RIGHTS_CAPSET, 0, result);
+	case __NR_unshare:
+		return tell_of_rights(teller, RIGHTS_NAMESPACE, first, result);
+	case __NR_setns:
+		return tell_of_rights(teller, RIGHTS_NAMESPACE, arguments->of[2], result);
+	case __NR_init_module:
+	case __NR_finit_module:
+	case __NR_delete_module:
+		return tell_of_kernel(teller, KERNEL_MODULE, 0, result);
+	case __NR_bpf:
+		if (first == BPF_MAP_LOOKUP_ELEM || first == BPF_MAP_GET_NEXT_KEY)
+			return 0;
+		return tell_of_kernel(teller, KERNEL_BPF, first, result);
+	case __NR_kexec_load:
+	case __NR_kexec_file_load:
+		return tell_of_kernel(teller, KERNEL_KEXEC, 0, result);
+	case __NR_perf_event_open:
+		return tell_of_kernel(teller, KERNEL_PERF, 0, result);
+	case __NR_settimeofday:
+	case __NR_clock_settime:
+		return tell_of_kernel(teller, KERNEL_CLOCK, 0, result);
+	case __NR_iopl:
+	case __NR_ioperm:
+		return tell_of_kernel(teller, KERNEL_RAW, 0, result);
+	case __NR_seccomp:
+		if (first != SECCOMP_SET_MODE_FILTER || !(arguments->of[2] & SECCOMP_FILTER_FLAG_NEW_LISTENER))
+			return 0;
+		return tell_of_kernel(teller, KERNEL_SECCOMP_NOTIFY, 0, result);
+	case __NR_ptrace:
+		if (first != PTRACE_ATTACH && first != PTRACE_SEIZE && first != PTRACE_TRACEME)
+			return 0;
+		return tell_of_other(teller, TRACE_PTRACE, first, arguments->of[2], result);
+	case __NR_process_vm_writev:
+	case __NR_process_vm_readv:
+		return tell_of_other(teller, TRACE_MEMORY, call, first, result);
+	case __NR_pidfd_getfd:
+		return tell_of_other(teller, TRACE_DESCRIPTOR, arguments->of[2], 0, result);
+	default:
+		return 0;
+	}
+}
+
+SEC("tp_btf/sys_exit")
+int BPF_PROG(sys_exit, struct pt_regs *regs, long result)
+{
+	struct teller teller;
+
+	if (!tell(&teller))
+		return 0;
+	__u64 call = regs->orig_ax;
+	struct arguments arguments = {
+		.of = { 0, regs->di, regs->si, regs->dx, regs->r10, regs->r8, regs->r9 },
+	};
+	if (call >= CALLS_MAX)
+		return 0;
+	switch (call) {
+	case __NR_open:
+	case __NR_creat:
+	case __NR_openat:
+	case __NR_openat2:
+	case __NR_open_by_handle_at:
+		return tell_opened(&teller, &arguments, call, result);
+	case __NR_socket:
+	case __NR_connect:
+	case __NR_bind:
+	case __NR_sendto:
+	case __NR_sendmsg:
+	case __NR_sendmmsg:
+		return tell_of_socket(&teller, &arguments, call, result);
+	default:
+		if (specs[call & (CALLS_MAX - 1)].op)
+			return tell_spec(&teller, &arguments, call, result);
+		return tell_of_process(&teller, &arguments, call, result);
+	}
+}
+
+#define SI_USER 0
+#define SI_TKILL -6
+/* Below are numbers that the kernel uses for itself. */
+#define INFO_MIN 4096UL
+
+/* To others: what a session does with its own processes is its business. */
+SEC("tp_btf/signal_generate")
+int BPF_PROG(signal_generate, int signal, struct kernel_siginfo *info, struct task_struct *target, int group, int result)
+{
+	struct teller teller;
+
+	if ((unsigned long)info < INFO_MIN || !tell(&teller))
+		return 0;
+	int code = BPF_CORE_READ(info, si_code);
+	struct mark *mark = mark_of(target);
+	if ((code != SI_USER && code != SI_TKILL) || (mark && mark->session == teller.number))
+		return 0;
+	tell_trace(&teller, TRACE_SIGNAL, signal, target, PROV_TP, 0);
+	return 0;
+}

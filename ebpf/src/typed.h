@@ -1,0 +1,110 @@
+/* Paths as a program passed them, and the files that its descriptors stand for: what there is without LSM programs. */
+#ifndef POSTERN_TYPED_H
+#define POSTERN_TYPED_H
+
+#include "file.h"
+
+#define AT_FDCWD -100
+
+/* The open file of a descriptor of the current task; nothing for what is none. */
+static __always_inline struct file *file_of(struct task_struct *task, __s32 fd)
+{
+	struct fdtable *table = BPF_CORE_READ(task, files, fdt);
+	struct file **files = BPF_CORE_READ(table, fd), *file = 0;
+
+	if (fd < 0 || (__u32)fd >= BPF_CORE_READ(table, max_fds))
+		return 0;
+	bpf_probe_read_kernel(&file, sizeof(file), &files[fd]);
+	return file;
+}
+
+/* A path as it was passed. */
+struct typed {
+	const char *text;
+	__s32 dir;
+	/* The kernel's copy, not the program's. */
+	__u32 copied;
+};
+
+static __always_inline __u32 put_name(struct place *place, __u32 to, struct typed *typed)
+{
+	return typed->copied ? put_text(place, to, typed->text) : put_text_from_user(place, to, typed->text);
+}
+
+/* Puts a path with the folder that it begins at. */
+static __noinline __u32 put_typed(struct task_struct *task, struct place *place, __u32 number, __u32 to,
+				  struct typed *typed)
+{
+	struct vfsmount *mnt;
+	struct dentry *dentry;
+	__u32 cut = 0;
+
+	if (to > PUT_AT_MAX)
+		return 0;
+	__u32 length = put_name(place, to, typed);
+	if (length > 0 && place->bytes[to] == '/')
+		return length;
+	if (typed->dir == AT_FDCWD) {
+		mnt = BPF_CORE_READ(task, fs, pwd.mnt);
+		dentry = BPF_CORE_READ(task, fs, pwd.dentry);
+	} else {
+		struct file *file = file_of(task, typed->dir);
+		if (!file)
+			return length;
+		mnt = BPF_CORE_READ(file, f_path.mnt);
+		dentry = BPF_CORE_READ(file, f_path.dentry);
+	}
+	__u32 base = put_path(place, number, to, mnt, dentry, &cut);
+	if (!length)
+		return base;
+	to += base;
+	if (to > PUT_AT_MAX)
+		return base;
+	place->bytes[to] = '/';
+	return base + 1 + put_name(place, to + 1, typed);
+}
+
+/* What was done with paths as they were passed. */
+struct typed_deed {
+	struct typed path;
+	struct typed other;
+	/* The other is no path: what a symbolic link says, what is mounted. */
+	__u32 is_text;
+	__u32 op;
+	__u32 flags;
+	__u32 mode;
+	__u32 prov;
+	__s32 result;
+};
+
+static __noinline int tell_typed(struct teller *teller, struct typed_deed *deed)
+{
+	__u32 number = 0, to = sizeof(struct header) + sizeof(struct file_record);
+	struct place *place = take_place(&number);
+
+	if (!place)
+		return lose_one(teller->session, CLASS_FILE);
+	struct header *header = (struct header *)place->bytes;
+	struct file_record *file = (struct file_record *)(header + 1);
+
+	begin(teller, header, CLASS_FILE, KIND_FILE, deed->prov);
+	__builtin_memset(file, 0, sizeof(*file));
+	file->op = deed->op;
+	file->flags = deed->flags;
+	file->mode = deed->mode;
+	file->result = deed->result;
+	__u32 length = put_typed(teller->task, place, number, to, &deed->path) & PUT_MASK;
+	file->path_len = length;
+	to += length;
+	length = 0;
+	if (deed->other.text)
+		length = (deed->is_text ? put_name(place, to, &deed->other) :
+					  put_typed(teller->task, place, number, to, &deed->other)) &
+			 PUT_MASK;
+	file->other_len = length;
+	send(teller->session, CLASS_FILE, header, to + length);
+	leave_place(place);
+	return 0;
+}
+
+#endif
