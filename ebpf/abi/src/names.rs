@@ -10,7 +10,7 @@ macro_rules! numbers {
             $($(#[$value_doc])* pub const $name: $type = $value;)*
             /// With their names in C.
             pub const ALL: &[(&str, u32)] =
-                &[$((concat!($prefix, stringify!($name)), $name as u32),)*];
+                &[$((concat!($prefix, stringify!($name)), $value),)*];
         }
     };
 }

@@ -1,6 +1,7 @@
 //! What sessions really do, from the kernel: programs and their ends, files, connections, rights, whatever a terminal shows.
 //! The kernel programs of `ebpf/` write records of tasks that are marked; here they become events of their session.
 //!
+//! - [`hash`]: SHA-256 of programs
 //! - [`object`]: loads the programs, and says which the kernel takes
 //! - [`reader`]: the rings, in the order of time
 //! - [`record`]: bytes to records
@@ -13,11 +14,9 @@
 //! session is watched until the last of its tasks has ended, also after logout. What a session has on its way to the disk is
 //! bounded by the kernel: beyond it, and when a ring is full, the kernel counts what it drops, and `session.loss` says so.
 #![deny(unsafe_code)]
-#![cfg_attr(
-    test,
-    expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests")
-)]
+#![cfg_attr(test, expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests"))]
 
+mod hash;
 mod live;
 mod object;
 mod reader;
@@ -91,6 +90,16 @@ impl Wanted {
             | u32::from(self.disk) << class::FILE
             | u32::from(self.network) << class::NET
     }
+}
+
+/// What was told since the start.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Totals {
+    /// By class: programs and what belongs to them, files, the network.
+    pub records: [u64; 3],
+    pub lost: u64,
+    /// Sessions of which tasks live.
+    pub sessions: u64,
 }
 
 /// A session that is watched; dropped before its program runs, it is forgotten.
@@ -168,11 +177,19 @@ impl Capture {
         self.0.as_ref().map(|live| live.coverage()).unwrap_or_default()
     }
 
+    /// What was told since the start.
+    pub fn totals(&self) -> Totals {
+        self.0.as_ref().map(|live| live.totals()).unwrap_or_default()
+    }
+
     /// Watches a session that is about to begin; `None` where nothing can be captured.
     ///
     /// # Errors
-    /// There is no room for another.
+    /// There is no room for another; or nothing can be held back that cannot be told, which a strict session asks for.
     pub fn watch(&self, sink: &Arc<dyn Sink>, wanted: Wanted) -> io::Result<Option<Watch>> {
+        if wanted.strict && self.tier() != Some(Tier::A) {
+            return Err(io::Error::other(STRICT_NEEDS_LSM));
+        }
         let Ok(live) = &self.0 else { return Ok(None) };
         let (number, settled) = live.watch(Arc::clone(sink), wanted)?;
         Ok(Some(Watch { live: Arc::clone(live), number, settled: Some(settled), started: false }))
@@ -214,5 +231,7 @@ impl Drop for Watch {
     }
 }
 
+const STRICT_NEEDS_LSM: &str = "a role records strictly, and this kernel cannot hold back what it cannot tell \
+     (no BPF LSM programs): boot it with `bpf` among `lsm=`, or give the role `enhanced_recording: []`";
 /// The spool's own writing takes some milliseconds.
 const SETTLE_WITHIN: Duration = Duration::from_secs(2);

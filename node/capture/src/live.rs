@@ -1,10 +1,10 @@
 //! The sessions that are watched: whose record it is, what becomes of it, and what the kernel says that it has lost.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ebpf_abi::{Session as Counts, class, kind};
@@ -17,7 +17,7 @@ use crate::object::{LoadError, Maps, Object, Refusal};
 use crate::record::{Body, Record};
 use crate::translate::{Context, Translator};
 use crate::writer::{self, Item};
-use crate::{Sink, Tier, Wanted, reader};
+use crate::{Sink, Tier, Totals, Wanted, reader};
 
 /// See the module.
 #[derive(Debug)]
@@ -35,7 +35,10 @@ pub(crate) struct Live {
 #[derive(Debug, Default)]
 struct Sessions {
     by_number: HashMap<u64, Watched>,
+    /// Those whose last task has ended, the oldest first: what others do with what they wrote is still theirs.
+    over: VecDeque<u64>,
     looked: Option<Instant>,
+    totals: Totals,
 }
 
 /// A session that is watched.
@@ -47,15 +50,32 @@ struct Watched {
     /// The first process, whose end the session's waits for.
     leader: Option<u32>,
     settled: Option<oneshot::Sender<()>>,
+    /// When its first process ended; nothing once it is told that others go on.
+    left: Option<Instant>,
+    is_over: bool,
     /// What was told as lost so far.
     told: Counts,
 }
 
 impl Watched {
-    fn send(&self, event: event::Body) {
+    fn send(&self, event: impl Into<event::Body>) {
         // Fails only when the runtime stops.
-        self.items.send(Item::Event(Box::new(event))).ok();
+        self.items.send(Item::Event(Box::new(event.into()))).ok();
     }
+
+    /// Tells whoever waits when everything so far is durable.
+    fn settle(&mut self) {
+        if let Some(settled) = self.settled.take() {
+            self.items.send(Item::Settled(settled)).ok();
+        }
+    }
+}
+
+/// What of a session has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    FirstProcess,
+    LastTask,
 }
 
 impl Live {
@@ -84,13 +104,20 @@ impl Live {
         self.coverage.clone()
     }
 
+    pub(crate) fn totals(&self) -> Totals {
+        let sessions = lock(&self.sessions);
+        let live = sessions.by_number.len() - sessions.over.len();
+        Totals { sessions: u64::try_from(live).unwrap_or(u64::MAX), ..sessions.totals }
+    }
+
     pub(crate) fn marks(&self) -> RawFd {
         self.maps.marks()
     }
 
-    /// Nobody is watched.
+    /// No task is watched.
     pub(crate) fn is_idle(&self) -> bool {
-        lock(&self.sessions).by_number.is_empty()
+        let sessions = lock(&self.sessions);
+        sessions.by_number.len() == sessions.over.len()
     }
 
     /// A new session: its number, and what says that its first process's doings are durable.
@@ -109,7 +136,7 @@ impl Live {
         self.maps.insert(number, &counts)?;
         let (items, received) = mpsc::unbounded_channel();
         let (say, settled) = oneshot::channel();
-        let writer = writer::write(self.weak(), number, Arc::clone(&sink), received);
+        let writer = writer::write(Arc::downgrade(self), number, Arc::clone(&sink), received);
         self.runtime.spawn(writer);
         let watched = Watched {
             sink,
@@ -117,14 +144,12 @@ impl Live {
             items,
             leader: None,
             settled: Some(say),
+            left: None,
+            is_over: false,
             told: Counts::default(),
         };
         lock(&self.sessions).by_number.insert(number, watched);
         Ok((number, settled))
-    }
-
-    fn weak(self: &Arc<Self>) -> Weak<Self> {
-        Arc::downgrade(self)
     }
 
     pub(crate) fn started(&self, number: u64, leader: u32) {
@@ -153,28 +178,57 @@ impl Live {
                 Err(error) => tracing::error!(%error, "a record of the kernel cannot be read"),
             }
         }
-        for (number, is_over) in ended {
-            self.account(&mut sessions, number);
-            sessions.settle(number);
-            if is_over {
-                sessions.by_number.remove(&number);
-                self.maps.remove(number);
+        for (number, what) in ended {
+            self.ended(&mut sessions, number, what);
+        }
+    }
+
+    fn ended(&self, sessions: &mut Sessions, number: u64, what: Ended) {
+        let counts = self.account(sessions, number);
+        let tier = self.tier.name().to_owned();
+        let Some(watched) = sessions.by_number.get_mut(&number) else { return };
+        watched.settle();
+        match what {
+            Ended::FirstProcess => watched.left = Some(Instant::now()),
+            Ended::LastTask => {
+                watched.left = None;
+                if let Some(counts) = counts {
+                    watched.send(summary(watched.sink.facts(), tier, &counts));
+                }
+                if !std::mem::replace(&mut watched.is_over, true) {
+                    sessions.over.push_back(number);
+                }
+                while sessions.over.len() > OVER_MAX
+                    && let Some(oldest) = sessions.over.pop_front()
+                {
+                    sessions.by_number.remove(&oldest);
+                    self.maps.remove(oldest);
+                }
             }
         }
     }
 
-    /// Looks after all sessions, from time to time: what was lost of those of which nothing comes any more, and which are
-    /// over although nobody could say so.
+    /// Looks after all sessions, from time to time: what was lost of those of which nothing comes any more, which go on
+    /// without their first process, and which are over although nobody could say so.
     pub(crate) fn look(&self) {
         let mut sessions = lock(&self.sessions);
         if sessions.looked.is_some_and(|looked| looked.elapsed() < LOOK_EVERY) {
             return;
         }
         sessions.looked = Some(Instant::now());
-        let numbers: Vec<_> = sessions.by_number.keys().copied().collect();
+        let live = sessions.by_number.iter().filter(|(_, watched)| !watched.is_over);
+        let numbers: Vec<_> = live.map(|(number, _)| *number).collect();
         for number in numbers {
-            if self.account(&mut sessions, number).is_some_and(|counts| counts.tasks == 0) {
-                sessions.settle(number);
+            let Some(Counts { tasks, .. }) = self.account(&mut sessions, number) else { continue };
+            let Some(watched) = sessions.by_number.get_mut(&number) else { continue };
+            // Those that are about to end get the time.
+            if watched.left.is_some_and(|left| left.elapsed() > LOOK_EVERY) {
+                watched.left = None;
+                if tasks > 0 {
+                    watched.send(event::SessionDetached { session: watched.sink.facts(), tasks });
+                } else {
+                    self.ended(&mut sessions, number, Ended::LastTask);
+                }
             }
         }
     }
@@ -184,6 +238,7 @@ impl Live {
         let counts = self.maps.counts(number)?;
         let watched = sessions.by_number.get_mut(&number)?;
         for loss in losses(&watched.sink.facts(), &watched.told, &counts) {
+            sessions.totals.lost += loss.count;
             watched.send(loss);
         }
         watched.told = counts;
@@ -192,38 +247,43 @@ impl Live {
 }
 
 impl Sessions {
-    /// What a record means for whom; the session, where its first process or its last has ended.
-    fn take(&mut self, record: Record<'_>, length: usize) -> Option<(u64, bool)> {
+    /// What a record means for whom; the session, where its first process or its last task has ended.
+    fn take(&mut self, record: Record<'_>, length: usize) -> Option<(u64, Ended)> {
         let header = record.header;
         let number = header.session;
-        let others: Option<SessionId> = match &record.body {
-            Body::Trace { trace, .. } => self.sid(trace.other_session),
-            _ => None,
+        let other = if let Body::Trace { trace, .. } = &record.body {
+            self.sid(trace.other_session)
+        } else {
+            None
         };
+        let class = class_of(header.kind);
+        if let Some(records) = self.totals.records.get_mut(class) {
+            *records += 1;
+        }
         let watched = self.by_number.get_mut(&number)?;
-        let over = record.body == Body::Over;
-        let leader_ends = matches!(record.body, Body::Exit { .. })
-            && watched.leader.is_none_or(|leader| leader == header.tgid)
-            && watched.settled.is_some();
+        let ended = if record.body == Body::Over {
+            Some(Ended::LastTask)
+        } else if header.kind == kind::EXIT && watched.leader == Some(header.tgid) {
+            Some(Ended::FirstProcess)
+        } else {
+            None
+        };
+        if watched.is_over && ended != Some(Ended::LastTask) && header.kind != kind::NET {
+            // Somebody else does what it has prepared. Its connections may outlive it.
+            watched.is_over = false;
+            self.over.retain(|over| *over != number);
+        }
         let session = watched.sink.facts();
-        let context = Context { session: &session, session_of: &|_| others.clone() };
+        let context = Context { session: &session, session_of: &|_| other.clone() };
         for event in watched.translator.translate(&context, record) {
             watched.send(event);
         }
-        watched.items.send(Item::Done(class_of(header.kind), length)).ok();
-        (over || leader_ends).then_some((number, over))
+        watched.items.send(Item::Done(class, length)).ok();
+        ended.map(|ended| (number, ended))
     }
 
     fn sid(&self, number: u64) -> Option<SessionId> {
         self.by_number.get(&number).map(|watched| watched.sink.facts().sid)
-    }
-
-    /// Tells whoever waits when everything so far is durable.
-    fn settle(&mut self, number: u64) {
-        let Some(watched) = self.by_number.get_mut(&number) else { return };
-        if let Some(settled) = watched.settled.take() {
-            watched.items.send(Item::Settled(settled)).ok();
-        }
     }
 }
 
@@ -236,22 +296,27 @@ fn class_of(record_kind: u16) -> usize {
     }
 }
 
+/// All in all, when the last task has ended.
+fn summary(session: event::Session, tier: String, counts: &Counts) -> event::SessionCapture {
+    let [control, file, network] = counts.tallies.map(|tally| tally.records);
+    let lost = counts.tallies.iter().map(|tally| tally.lost_ring + tally.lost_budget).sum();
+    event::SessionCapture { session, tier, control, file, network, folded: counts.folded, lost }
+}
+
 /// What was lost between two looks.
-fn losses(session: &event::Session, told: &Counts, counts: &Counts) -> Vec<event::Body> {
+fn losses(session: &event::Session, told: &Counts, counts: &Counts) -> Vec<event::SessionLoss> {
     let mut losses = Vec::new();
     let mut add = |class: &str, reason: &str, count: u64, first: u64, last: u64| {
         if count > 0 {
             let (class, reason) = (class.to_owned(), reason.to_owned());
             let session = session.clone();
-            losses.push(event::SessionLoss { session, class, reason, count, first, last }.into());
+            losses.push(event::SessionLoss { session, class, reason, count, first, last });
         }
     };
     for ((name, before), now) in CLASS_NAMES.iter().zip(&told.tallies).zip(&counts.tallies) {
         let first = if before.lost_last == 0 { now.lost_first } else { before.lost_last + 1 };
-        let (ring, budget) = (
-            now.lost_ring.saturating_sub(before.lost_ring),
-            now.lost_budget.saturating_sub(before.lost_budget),
-        );
+        let ring = now.lost_ring.saturating_sub(before.lost_ring);
+        let budget = now.lost_budget.saturating_sub(before.lost_budget);
         add(name, "ring", ring, first, now.lost_last);
         add(name, "budget", budget, first, now.lost_last);
     }
@@ -265,3 +330,51 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 const CLASS_NAMES: [&str; 3] = ["control", "file", "network"];
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Sessions that are over and not yet forgotten.
+const OVER_MAX: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use ebpf_abi::Tally;
+
+    use super::*;
+
+    fn facts() -> event::Session {
+        let json = r#"{"sid":"01010101-0101-4101-8101-010101010101","namespace":"default","user":"alice",
+            "login":"root","server_id":"02020202-0202-4202-8202-020202020202","server_hostname":"db-1",
+            "server_version":"0.1.0","addr.remote":"192.0.2.7:50022","proto":"ssh"}"#;
+        serde_json::from_str(json).unwrap()
+    }
+
+    #[test]
+    fn losses_are_told_once_and_by_their_reason() {
+        let mut counts = Counts::default();
+        assert!(losses(&facts(), &Counts::default(), &counts).is_empty());
+        counts.tallies[1] = Tally {
+            records: 100,
+            lost_ring: 3,
+            lost_budget: 2,
+            lost_first: 10,
+            lost_last: 20,
+            ..Tally::default()
+        };
+        counts.unmarked = 1;
+        let told = losses(&facts(), &Counts::default(), &counts);
+        let short: Vec<_> = told
+            .iter()
+            .map(|loss| {
+                (loss.class.as_str(), loss.reason.as_str(), loss.count, loss.first, loss.last)
+            })
+            .collect();
+        assert_eq!(
+            short,
+            [("file", "ring", 3, 10, 20), ("file", "budget", 2, 10, 20), ("task", "", 1, 0, 0)]
+        );
+        assert!(losses(&facts(), &counts, &counts).is_empty());
+        let mut later = counts;
+        later.tallies[1].lost_ring = 4;
+        later.tallies[1].lost_last = 25;
+        let told = losses(&facts(), &counts, &later);
+        assert_eq!((told[0].count, told[0].first, told[0].last), (1, 21, 25));
+    }
+}

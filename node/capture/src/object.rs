@@ -89,11 +89,11 @@ impl<T: Value> Words<T> {
 impl Maps {
     /// Where tasks are marked; lives as long as this does.
     pub(crate) fn marks(&self) -> RawFd {
-        match &self.marks {
-            Map::Unsupported(data) => data.fd().as_fd().as_raw_fd(),
+        let Map::Unsupported(data) = &self.marks else {
             // Never loaded so, see `Object::load`: a number that no call takes.
-            _ => -1,
-        }
+            return -1;
+        };
+        data.fd().as_fd().as_raw_fd()
     }
 
     /// A new session.

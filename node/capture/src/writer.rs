@@ -7,8 +7,8 @@ use proto::event;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 
-use crate::Sink;
 use crate::live::Live;
+use crate::{Sink, hash};
 
 /// What a session's writer is given.
 #[derive(Debug)]
@@ -29,11 +29,16 @@ pub(crate) async fn write(
 ) {
     let recorded = UnboundedReceiverStream::new(items).map(|item| async {
         match item {
-            Item::Event(body) => {
+            Item::Event(mut body) => {
+                if let event::Body::SessionCommand(command) = &mut *body
+                    && command.return_code == 0
+                {
+                    hash::fill(command).await;
+                }
                 sink.record(*body).await;
                 None
             }
-            other => Some(other),
+            other @ (Item::Done(..) | Item::Settled(_)) => Some(other),
         }
     });
     let mut recorded = std::pin::pin!(recorded.buffered(EVENTS_AT_ONCE));

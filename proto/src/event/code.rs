@@ -101,11 +101,12 @@ impl Body {
 
     /// The session it belongs to, if any.
     pub fn session_id(&self) -> Option<&SessionId> {
-        match self {
-            Self::SessionRecordingAccess(e) => Some(&e.sid),
-            Self::SessionUpload(e) => Some(&e.sid),
-            other => other.session().map(|session| &session.sid),
+        if let Self::SessionRecordingAccess(SessionRecordingAccess { sid, .. })
+        | Self::SessionUpload(SessionUpload { sid, .. }) = self
+        {
+            return Some(sid);
         }
+        self.session().map(|session| &session.sid)
     }
 }
 

@@ -1,11 +1,11 @@
 //! From the kernel's records to events: one session's, with what has to be remembered between them.
 //!
-//! - [`command`]: programs
-//! - [`disk`]: files
-//! - [`dns`]: questions for names
-//! - [`network`]: connections
-//! - [`other`]: rights, the kernel, other processes
-//! - [`delegation`]: who does things for a session that it does not do itself
+//! - `command`: programs
+//! - `disk`: files
+//! - `dns`: questions for names
+//! - `network`: connections
+//! - `other`: rights, the kernel, other processes
+//! - `delegation`: who does things for a session that it does not do itself
 
 mod command;
 mod delegation;

@@ -1,0 +1,102 @@
+//! SHA-256 of the programs that sessions execute, by name no sooner than they run: a file that runs cannot be written to.
+//! What is known of a file is remembered as long as its size and times stay.
+
+use std::collections::HashMap;
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::Read as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+
+use proto::event::SessionCommand;
+use sha2::{Digest as _, Sha256};
+use tokio::task::spawn_blocking;
+
+/// A file as it was: device, inode, size, times of change in seconds and nanoseconds.
+type Version = (u64, u64, u64, i64, i64, i64, i64);
+
+static KNOWN: LazyLock<Mutex<HashMap<Version, Arc<str>>>> = LazyLock::new(Mutex::default);
+
+/// Fills in the program's hash; leaves it empty where the file is gone, is another one, or is too long.
+pub(crate) async fn fill(command: &mut SessionCommand) {
+    let Some(ino) = inode(&command.file) else { return };
+    let (pid, path) = (command.pid, command.path.clone());
+    let hash = spawn_blocking(move || of_program(pid, &path, ino)).await;
+    command.sha256 = hash.ok().flatten().map(|hash| hash.to_string()).unwrap_or_default();
+}
+
+/// From `major:minor:inode:links`.
+fn inode(file: &str) -> Option<u64> {
+    file.split(':').nth(2)?.parse().ok()
+}
+
+fn of_program(pid: u32, path: &str, ino: u64) -> Option<Arc<str>> {
+    // What runs, also where no name leads to it; by its name, where the process is over or runs something else.
+    [format!("/proc/{pid}/exe"), path.to_owned()].iter().find_map(|path| of_file(path, ino))
+}
+
+fn of_file(path: &str, ino: u64) -> Option<Arc<str>> {
+    // A pipe of that name must not hold us up.
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).ok()?;
+    let found = file.metadata().ok()?;
+    if found.ino() != ino || !found.is_file() || found.len() > BYTES_MAX {
+        return None;
+    }
+    let version = version(&found);
+    if let Some(known) = KNOWN.lock().unwrap_or_else(PoisonError::into_inner).get(&version) {
+        return Some(Arc::clone(known));
+    }
+    let hash: Arc<str> = sha256(file)?.into();
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if known.len() >= KNOWN_MAX {
+        known.clear();
+    }
+    known.insert(version, Arc::clone(&hash));
+    Some(hash)
+}
+
+fn version(file: &Metadata) -> Version {
+    let (changed, changed_ns) = (file.ctime(), file.ctime_nsec());
+    (file.dev(), file.ino(), file.len(), file.mtime(), file.mtime_nsec(), changed, changed_ns)
+}
+
+fn sha256(mut file: File) -> Option<String> {
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 256 << 10];
+    loop {
+        let count = file.read(&mut buffer).ok()?;
+        if count == 0 {
+            return Some(hex::encode(hash.finalize()));
+        }
+        hash.update(buffer.get(..count)?);
+    }
+}
+
+/// A longer program has no hash: reading it takes a second.
+const BYTES_MAX: u64 = 512 << 20;
+/// More than a machine has programs.
+const KNOWN_MAX: usize = 16_384;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_is_hashed_and_another_of_its_name_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("program");
+        std::fs::write(&path, "abc").unwrap();
+        let ino = std::fs::metadata(&path).unwrap().ino();
+        let path = path.to_str().unwrap();
+        let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        assert_eq!(of_file(path, ino).as_deref(), Some(abc));
+        assert_eq!(of_file(path, ino).as_deref(), Some(abc));
+        assert_eq!(of_file(path, ino + 1), None);
+        assert_eq!(of_file("/no/such", ino), None);
+    }
+
+    #[test]
+    fn the_inode_is_read() {
+        assert_eq!(inode("8:1:131090:1"), Some(131_090));
+        assert_eq!(inode(""), None);
+    }
+}
