@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value, json};
 
 /// What the tests are to be run with to make what they see the measure.
-const BLESS: &str = "cargo xtask kernel-test --native --write-coverage";
+const BLESS: &str = "cargo xtask kernel-test --only capture --native --write-coverage";
 const CASES: &str = "docs/reference/capture-coverage.json";
 const PAGE: &str = "docs/reference/capture-coverage.md";
 const LOADS: &str = "docs/reference/capture-load.json";
@@ -222,7 +222,7 @@ fn mark(row: Option<&Map<String, Value>>) -> &'static str {
 }
 
 const OPENING: &str = "# What capture sees\n\
-    Written by `cargo xtask kernel-test --native --write-coverage`; not to be edited. Each case is a way to get out of sight,\n\
+    Written by `cargo xtask kernel-test --only capture --native --write-coverage`; not to be edited. Each case is a way to get out of sight,\n\
     done by a real process in a session (`kernel-tests/src/tests/capture/cases`). *yes*: all of it was told, by the right\n\
     process in the right session. *seen only*: told, but not of the right process. *no*: something of it was not told; below it\n\
     says what. *not played*: the deed cannot be done there. A: LSM programs and tracepoints; B: tracepoints only. 6.1, 6.12, 6.18\n\
