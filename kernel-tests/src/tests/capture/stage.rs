@@ -72,6 +72,17 @@ impl Stage {
     pub(super) fn tier(&self) -> Option<Tier> {
         self.capture.tier()
     }
+
+    /// How often the kernel did not run a program of ours so far, since the same one ran on that CPU and was preempted.
+    pub(super) fn passed_over(&self) -> u64 {
+        let files = fs::read_dir("/proc/self/fdinfo").unwrap();
+        let texts = files.filter_map(|file| fs::read_to_string(file.ok()?.path()).ok());
+        let count = |text: String| {
+            let line = text.lines().find_map(|line| line.strip_prefix("recursion_misses:"));
+            line.and_then(|count| count.trim().parse::<u64>().ok())
+        };
+        texts.filter_map(count).sum()
+    }
 }
 
 /// A case that is being played.

@@ -195,6 +195,13 @@ impl Verdict {
         Self { seen: None, attributed: None, note: why.to_owned(), mistake: None }
     }
 
+    pub(super) fn explain(&mut self, why: &str) {
+        if !self.note.is_empty() {
+            self.note.push_str("; ");
+        }
+        self.note.push_str(why);
+    }
+
     /// All that was done has to be told.
     pub(super) fn of(found: &[Found], impossible: &[String], mistakes: &[String]) -> Self {
         let names = |wanted: &dyn Fn(&Found) -> bool| {

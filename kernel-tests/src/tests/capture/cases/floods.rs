@@ -32,7 +32,8 @@ fn forks(scene: &Scene<'_>) -> Vec<Found> {
     let told = scene.session("");
     let ends = told.of("session.command.exit").count();
     let expected = FORKS * FORKS + FORKS + 1;
-    vec![Found::whole(&format!("{ends} of {expected} ends"), ends == expected)]
+    let lost = told.lost("control");
+    vec![Found::whole(&format!("{ends} of {expected} ends, {lost} told as lost"), ends == expected)]
 }
 
 fn do_forks(_: &Deed, _: &str) {
@@ -82,7 +83,9 @@ fn storm(scene: &Scene<'_>) -> Vec<Found> {
     let busybox = busybox().display().to_string();
     let programs = told.of("session.command").filter(|event| event["path"] == busybox.as_str());
     let programs: BTreeSet<u64> = programs.filter_map(|event| event["pid"].as_u64()).collect();
-    vec![Found::whole(&format!("{} of {STORM} programs", programs.len()), programs.len() == STORM)]
+    let (count, lost) = (programs.len(), told.lost("control"));
+    let what = format!("{count} of {STORM} programs, {lost} told as lost");
+    vec![Found::whole(&what, count == STORM)]
 }
 
 /// Many at a time: the next begin before the ones before have ended.

@@ -8,8 +8,8 @@ use std::os::unix::process::CommandExt as _;
 use std::process::Stdio;
 
 use rustix::net::{
-    AddressFamily, MMsgHdr, RawProtocol, RecvFlags, SendAncillaryBuffer, SendFlags, SocketType,
-    addr::SocketAddrArg, ipproto, sendmmsg, socket,
+    AddressFamily, MMsgHdr, RawProtocol, RecvFlags, SendAncillaryBuffer, SendFlags, SocketFlags,
+    SocketType, addr::SocketAddrArg, ipproto, sendmmsg, socket, socket_with,
 };
 
 use super::super::deed::{Deed, applet, busybox, run_true};
@@ -130,7 +130,8 @@ fn families(scene: &Scene<'_>) -> Vec<Found> {
 
 /// Each is asked for whether the kernel has it or not: that is what is to be told.
 fn do_families(_: &Deed, _: &str) {
-    if let Ok(socket) = socket(AddressFamily::VSOCK, SocketType::STREAM, None) {
+    let vsock = socket_with(AddressFamily::VSOCK, SocketType::STREAM, SocketFlags::NONBLOCK, None);
+    if let Ok(socket) = vsock {
         // Family, port, and the machine itself.
         let mut address = [0_u8; 16];
         address[..2].copy_from_slice(&40_u16.to_ne_bytes());
