@@ -1,6 +1,7 @@
 //! Tests that need a kernel which the developer's machine may not have. `cargo xtask kernel-test` boots Debian's kernels
 //! and runs this program in each; on a machine with kernel TLS it runs as it is. One line per test; exit code 0 where all
 //! passed that are for this kernel. Names on the command line, or in `kernel_tests=` on the kernel's, choose tests by parts of their names.
+//! As `kernel-tests deed …` it is what a test of the capture has a session do.
 //!
 //! - [`tests`]: the tests, a file for each matter
 //! - [`pair`]: a connection with kernel TLS at the near end and rustls in user space at the far one
@@ -8,7 +9,8 @@
 //! - [`openssl`]: OpenSSL as the far end
 //! - [`random`]: numbers and bytes from a seed
 //! - [`waiting`]: waits with a limit
-#![forbid(unsafe_code)]
+//! - [`sys`]: system calls that have no safe form elsewhere
+#![deny(unsafe_code)]
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -20,6 +22,7 @@ mod openssl;
 mod pair;
 mod random;
 mod splice;
+mod sys;
 mod tests;
 mod waiting;
 
@@ -47,6 +50,12 @@ macro_rules! tests {
 }
 
 fn main() -> ExitCode {
+    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    if let [first, deed @ ..] = arguments.as_slice()
+        && first == "deed"
+    {
+        return tests::capture::run_deed(deed);
+    }
     let chosen = chosen();
     // What is said goes into the test's line: of several threads that fail, the first is the cause.
     panic::set_hook(Box::new(|info| {

@@ -2,7 +2,7 @@
 //! `tests!`.
 
 mod attach;
-mod capture;
+pub(crate) mod capture;
 mod carry;
 mod close;
 mod control;

@@ -29,6 +29,7 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::io;
 use std::os::fd::RawFd;
+use std::process::{Child, Command};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -200,6 +201,18 @@ impl Watch {
     /// For the child, which must not outlive this; see [`Marker::mark_self`].
     pub fn marker(&self) -> Marker {
         Marker { map: self.live.marks(), mark: Mark { session: self.number } }
+    }
+
+    /// Starts the session's program, marked before it executes anything, where nothing else is to be done between fork and
+    /// exec. To be called once: a command that is started again marks its process again.
+    ///
+    /// # Errors
+    /// The program cannot be started, or not be marked.
+    pub fn spawn(&mut self, command: &mut Command) -> io::Result<Child> {
+        let Marker { map, mark } = self.marker();
+        let child = sys::spawn_marked(command, map, mark)?;
+        self.started(child.id());
+        Ok(child)
     }
 
     /// How much is told of the session.

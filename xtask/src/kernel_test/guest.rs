@@ -19,6 +19,8 @@ use crate::process;
 const BOOT_TIMEOUT: Duration = Duration::from_secs(1200);
 /// Longer than any test may take (`kernel-tests` gives one 300 s), and than a boot.
 const SILENCE_MAX: Duration = Duration::from_secs(330);
+/// What lines of data begin with; see [`super::coverage`].
+const DATA: &[&str] = &["case {", "program {"];
 /// Of the console, where something went wrong.
 const TAIL_LINES: usize = 40;
 /// What a kernel says when it has a bug; `kernel-tests` cannot see it.
@@ -42,8 +44,17 @@ pub(super) fn command(kernel: &Kernel, files: &Path, only: &[String]) -> Command
     command
 }
 
-/// Boots, prints the tests' lines as they come, and gives the tests' own summary.
-pub(super) fn boot(command: &mut Command, log: &Path) -> Result<String> {
+/// What a run gives when it went well.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Report {
+    /// The tests' own, in a line.
+    pub(super) summary: String,
+    /// Their lines of data.
+    pub(super) data: Vec<String>,
+}
+
+/// Boots, or runs the tests here; prints the tests' lines as they come, and gives what they report.
+pub(super) fn boot(command: &mut Command, log: &Path) -> Result<Report> {
     let mut log_file =
         File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
     let mut child = command
@@ -73,7 +84,7 @@ pub(super) fn boot(command: &mut Command, log: &Path) -> Result<String> {
     let end = listen(&lines, &mut console, &mut log_file);
     drop(machine);
     match end.and_then(|()| console.verdict()) {
-        Ok(summary) => Ok(summary),
+        Ok(report) => Ok(report),
         // The tests' own lines have said it all.
         Err(error) if console.exit.is_some() && console.complaint.is_none() => {
             bail!("{error}; the console is in {}", log.display())
@@ -125,6 +136,7 @@ struct Console {
     summary: Option<String>,
     exit: Option<String>,
     complaint: Option<String>,
+    data: Vec<String>,
 }
 
 impl Console {
@@ -142,6 +154,9 @@ impl Console {
         }
         let shown =
             ["ok ", "FAILED ", "left out ", "note: "].iter().any(|word| line.starts_with(word));
+        if DATA.iter().any(|word| line.starts_with(word)) {
+            self.data.push(line.clone());
+        }
         if self.tail.len() == TAIL_LINES {
             self.tail.pop_front();
         }
@@ -149,10 +164,12 @@ impl Console {
         shown || complains
     }
 
-    fn verdict(&self) -> Result<String> {
+    fn verdict(&self) -> Result<Report> {
         match (&self.complaint, self.exit.as_deref(), &self.summary) {
             (Some(complaint), ..) => bail!("the kernel complained: {complaint}"),
-            (None, Some("0"), Some(summary)) => Ok(summary.clone()),
+            (None, Some("0"), Some(summary)) => {
+                Ok(Report { summary: summary.clone(), data: self.data.clone() })
+            }
             (None, Some(code), summary) => {
                 let summary = summary.as_deref().unwrap_or("no summary");
                 bail!("{summary} (exit code {code})")
@@ -174,7 +191,7 @@ mod tests {
                 console.hear((*line).to_owned());
             }
             match (console.verdict(), expect) {
-                (Ok(summary), Ok(expect)) => assert_eq!(summary, expect),
+                (Ok(report), Ok(expect)) => assert_eq!(report.summary, expect),
                 (Err(error), Err(part)) => assert!(error.to_string().contains(part), "{error}"),
                 (verdict, expect) => panic!("{verdict:?}, not {expect:?}"),
             }

@@ -18,7 +18,7 @@ const PROGRAMS: &[(&str, &str)] = &[("busybox", "bin/busybox"), ("openssl", "usr
 pub(super) fn build(kernel: &Kernel, tests: &Path) -> Result<Vec<u8>> {
     let mut archive = Archive::default();
     archive.add("dev/console", Entry::Device { major: 5, minor: 1 });
-    for folder in ["proc", "sys", "tmp"] {
+    for folder in ["etc", "mnt", "proc", "root", "run", "sys", "tmp", "var/spool"] {
         archive.add(folder, Entry::Folder);
     }
     let init = crate::root().join("kernel-tests/init");
@@ -32,6 +32,7 @@ pub(super) fn build(kernel: &Kernel, tests: &Path) -> Result<Vec<u8>> {
             archive.add(&library, program(Path::new(&library))?);
         }
     }
+    archive.add("bin/sh", Entry::Link("busybox".to_owned()));
     // Where the kernel calls it.
     archive.add("sbin/modprobe", Entry::Link("../bin/busybox".to_owned()));
 

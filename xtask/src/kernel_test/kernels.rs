@@ -18,18 +18,22 @@ pub(crate) enum Wanted {
     V6_1,
     #[value(name = "6.12")]
     V6_12,
+    /// For the capture only: of those with long-term support the newest.
+    #[value(name = "6.18")]
+    V6_18,
     /// The newest that can change TLS keys, 6.14 or later.
     #[value(name = "rekey")]
     Rekey,
 }
 
 impl Wanted {
-    pub(crate) const ALL: &[Self] = &[Self::V6_1, Self::V6_12, Self::Rekey];
+    pub(crate) const ALL: &[Self] = &[Self::V6_1, Self::V6_12, Self::V6_18, Self::Rekey];
 
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::V6_1 => "6.1",
             Self::V6_12 => "6.12",
+            Self::V6_18 => "6.18",
             Self::Rekey => "rekey",
         }
     }
@@ -38,7 +42,16 @@ impl Wanted {
         match self {
             Self::V6_1 => "Debian 12's kernel",
             Self::V6_12 => "Debian 13's kernel, as built for Debian 12",
+            Self::V6_18 => "of Debian 13's backports, for the capture only",
             Self::Rekey => "the newest of Debian's that can change keys",
+        }
+    }
+
+    /// The tests that it is for; none: all.
+    pub(super) fn only(self) -> &'static [&'static str] {
+        match self {
+            Self::V6_18 => &["capture"],
+            Self::V6_1 | Self::V6_12 | Self::Rekey => &[],
         }
     }
 
@@ -47,6 +60,7 @@ impl Wanted {
         match (self, numbers(release).get(..2)) {
             (Self::V6_1, Some(version)) => version == [6, 1],
             (Self::V6_12, Some(version)) => version == [6, 12],
+            (Self::V6_18, Some(version)) => version == [6, 18],
             (Self::Rekey, Some(version)) => version >= &[6, 14],
             (_, None) => false,
         }
@@ -271,6 +285,7 @@ mod tests {
             "linux-image-6.1.0-56-cloud-amd64",
             "linux-image-6.12.107+deb12-cloud-amd64",
             "linux-image-6.12.9+deb12-cloud-amd64",
+            "linux-image-6.18.15+deb13-cloud-amd64",
             "linux-image-6.19.6+deb13-cloud-amd64",
             "linux-binary-6.19.6+deb13-cloud-amd64",
             "linux-image-7.3.4+deb13-cloud-amd64",
@@ -288,7 +303,11 @@ mod tests {
         }
         check(Wanted::V6_1, &["6.1.0-56-cloud-amd64", "6.1.0-9-cloud-amd64"]);
         check(Wanted::V6_12, &["6.12.107+deb12-cloud-amd64", "6.12.9+deb12-cloud-amd64"]);
-        check(Wanted::Rekey, &["7.3.4+deb13-cloud-amd64", "6.19.6+deb13-cloud-amd64"]);
+        check(Wanted::V6_18, &["6.18.15+deb13-cloud-amd64"]);
+        check(
+            Wanted::Rekey,
+            &["7.3.4+deb13-cloud-amd64", "6.19.6+deb13-cloud-amd64", "6.18.15+deb13-cloud-amd64"],
+        );
     }
 
     #[test]

@@ -5,14 +5,17 @@
 //! - [`modules`]: what of their modules the tests need
 //! - [`initramfs`]: the guest's files
 //! - [`guest`]: one boot, and its verdict
+//! - [`coverage`]: what the capture saw, compared with what it saw before
 
+mod coverage;
 mod guest;
 mod initramfs;
 mod kernels;
 mod modules;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
@@ -21,6 +24,8 @@ use crate::{process, setup};
 
 pub(crate) use kernels::{Wanted, fetch};
 
+use coverage::Coverage;
+use guest::Report;
 use kernels::Kernel;
 
 /// Arguments of `cargo xtask kernel-test`.
@@ -35,6 +40,12 @@ pub(crate) struct Options {
     /// Leave the guest's files, and print how to boot them by hand.
     #[arg(long)]
     keep: bool,
+    /// Run the tests of the capture on this machine, too, or only here where no kernel is named. Needs root.
+    #[arg(long)]
+    native: bool,
+    /// Make what the capture sees the measure, and write it to docs/reference.
+    #[arg(long)]
+    write_coverage: bool,
     /// Print the kernels that are there, and do nothing.
     #[arg(long)]
     list: bool,
@@ -51,46 +62,98 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         bail!("{word:?} cannot stand on a kernel's command line");
     }
     let wanted = match options.kernels.as_slice() {
+        [] if options.native && !options.write_coverage => &[],
         [] => Wanted::ALL,
         named => named,
     };
-    setup::kernel_test_packages()?;
-    fetch(wanted)?;
+    if !wanted.is_empty() {
+        setup::kernel_test_packages()?;
+        fetch(wanted)?;
+    }
     let program = build()?;
+    let mut coverage = Coverage::default();
     let mut failed = Vec::new();
-    for wanted in wanted {
-        // Said already when it was looked for.
-        let Some(kernel) = kernels::cached(*wanted) else { continue };
-        if let Err(error) = test(&kernel, &program, options) {
-            println!("{}: {error:#}", wanted.name());
-            failed.push(wanted.name());
+    // A kernel that is missing here was told of when it was looked for.
+    let places = wanted.iter().filter_map(|wanted| kernels::cached(*wanted)).map(Place::Guest);
+    for place in places.chain(options.native.then_some(Place::Here)) {
+        if let Err(error) = test(&place, &program, options, &mut coverage) {
+            println!("{}: {error:#}", place.name());
+            failed.push(place.name());
         }
     }
     if !failed.is_empty() {
         bail!("kernel tests failed on {}", failed.join(", "));
     }
+    if options.write_coverage { coverage.write() } else { coverage.compare() }
+}
+
+/// Where the tests run.
+enum Place {
+    Guest(Kernel),
+    Here,
+}
+
+/// The name of this machine among the kernels.
+const NATIVE: &str = "native";
+
+impl Place {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Guest(kernel) => kernel.wanted.name(),
+            Self::Here => NATIVE,
+        }
+    }
+}
+
+fn test(place: &Place, program: &Path, options: &Options, coverage: &mut Coverage) -> Result<()> {
+    let started = Instant::now();
+    let report = match place {
+        Place::Guest(kernel) => test_in_guest(kernel, program, options),
+        Place::Here => test_here(program, options),
+    }?;
+    coverage.take(place.name(), &report.data)?;
+    let (name, summary) = (place.name(), report.summary);
+    println!("-- {name}: {summary} in {:.0} s", started.elapsed().as_secs_f32());
+    if let Some(summary) = coverage.summary(name) {
+        println!("-- {name}: {summary}");
+    }
     Ok(())
 }
 
-fn test(kernel: &Kernel, program: &std::path::Path, options: &Options) -> Result<()> {
-    let started = Instant::now();
+fn test_in_guest(kernel: &Kernel, program: &Path, options: &Options) -> Result<Report> {
     let files = kernel.folder.join("initramfs.cpio");
     let archive = initramfs::build(kernel, program).context("the guest's files")?;
     fs::write(&files, archive).with_context(|| format!("cannot write {}", files.display()))?;
-    let mut command = guest::command(kernel, &files, &options.only);
+    let only = match options.only.as_slice() {
+        [] => kernel.wanted.only().iter().map(ToString::to_string).collect(),
+        named => named.to_vec(),
+    };
+    let mut command = guest::command(kernel, &files, &only);
     println!("-- {}: Linux {}", kernel.wanted.name(), kernel.release);
     if options.keep {
         println!("$ {}", process::line(&command));
     }
-    let log = kernel.folder.join("console.log");
-    let verdict = guest::boot(&mut command, &log);
+    let report = guest::boot(&mut command, &kernel.folder.join("console.log"));
     if !options.keep {
         // A folder of the build; left over, it does no harm.
         drop(fs::remove_file(&files));
     }
-    let summary = verdict?;
-    println!("-- {}: {summary} in {:.0} s", kernel.wanted.name(), started.elapsed().as_secs_f32());
-    Ok(())
+    report
+}
+
+/// The tests of the capture only: the others are for kernels with kernel TLS. They see to it that nothing here is changed.
+fn test_here(program: &Path, options: &Options) -> Result<Report> {
+    println!("-- {NATIVE}: this machine");
+    let folder = crate::target_dir().join("kernels");
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    // The last words are the init's in a guest.
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", "\"$@\"; echo \"kernel-tests: exit=$?\"", "sh"]).arg(program);
+    match options.only.as_slice() {
+        [] => command.arg("capture"),
+        named => command.args(named),
+    };
+    guest::boot(&mut command, &folder.join("native.log"))
 }
 
 /// Builds the guest's program; statically, so that it needs no file of ours beside it.

@@ -1,4 +1,5 @@
-//! The modules that kernel TLS may ask for: it and every cipher, with all that they need by `modules.dep`. Which of them
+//! The modules that kernel TLS may ask for: it and every cipher, with all that they need by `modules.dep`; and what deeds of
+//! the capture's tests want: a disk in memory, sockets between machines. Which of them
 //! are loaded is the kernel's choice, as on a real machine: it calls modprobe, which reads the same tables.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,9 +11,15 @@ use anyhow::{Context, Result, bail};
 
 use super::kernels::{Kernel, captured};
 
-/// Folders whose modules are taken whole.
-const FOLDERS: &[&str] =
-    &["kernel/arch/x86/crypto/", "kernel/crypto/", "kernel/lib/crypto/", "kernel/net/tls/"];
+/// Beginnings of the paths of modules that are taken: folders whole, or single ones.
+const FOLDERS: &[&str] = &[
+    "kernel/arch/x86/crypto/",
+    "kernel/crypto/",
+    "kernel/drivers/block/brd.ko",
+    "kernel/lib/crypto/",
+    "kernel/net/tls/",
+    "kernel/net/vmw_vsock/vsock",
+];
 
 /// Paths below the modules' folder, with what busybox's modprobe reads to find them.
 #[derive(Debug)]

@@ -12,6 +12,7 @@ const UNSAFE_ROOMS: &[&str] = &[
     "node/src/sys/",
     "node/src/sys.rs",
     "node/capture/src/sys/",
+    "kernel-tests/src/sys/",
     "proxy/relay/src/sys/",
     "proxy/relay/src/sys.rs",
 ];

@@ -4,6 +4,8 @@
 
 use std::io;
 use std::os::fd::RawFd;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Command};
 
 use ebpf_abi::Mark;
 
@@ -49,4 +51,15 @@ pub(crate) fn mark_self(map: RawFd, mark: Mark) -> io::Result<()> {
     // SAFETY: the descriptor was opened above and is nobody else's.
     unsafe { libc::close(pidfd) };
     result
+}
+
+/// Starts a program whose process is marked before it executes anything; one that cannot be marked does not start.
+///
+/// # Errors
+/// The program cannot be started, or not be marked.
+pub(crate) fn spawn_marked(command: &mut Command, map: RawFd, mark: Mark) -> io::Result<Child> {
+    // SAFETY: between fork and exec only `mark_self` runs: system calls on values of its own stack, no memory is asked for, no
+    // lock is taken. The map's descriptor is open until this returns, since whoever lends it outlives the call.
+    unsafe { command.pre_exec(move || mark_self(map, mark)) };
+    command.spawn()
 }

@@ -1,0 +1,100 @@
+//! Programs that are executed in ways which no library has: from a descriptor, with arguments that are not in memory yet,
+//! with arguments that another thread changes. All return only when they fail.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd as _, RawFd};
+use std::path::Path;
+use std::ptr;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::thread;
+
+use super::text;
+
+/// Pointers to texts, as execve(2) wants them; good as long as the texts.
+fn pointers(texts: &[CString]) -> Vec<*const libc::c_char> {
+    texts.iter().map(|text| text.as_ptr()).chain([ptr::null()]).collect()
+}
+
+/// fexecve(3): what the descriptor shows, whether it has a name or not.
+pub(crate) fn descriptor(program: RawFd, arguments: &[&str]) -> io::Error {
+    let Ok(texts) = arguments.iter().map(|text| CString::new(*text)).collect::<Result<Vec<_>, _>>()
+    else {
+        return io::ErrorKind::InvalidInput.into();
+    };
+    let (arguments, environment) = (pointers(&texts), pointers(&[]));
+    // SAFETY: both lists end with a null, and what they point to lives until the call returns, if it does.
+    unsafe {
+        libc::execveat(
+            program,
+            c"".as_ptr(),
+            arguments.as_ptr().cast(),
+            environment.as_ptr().cast(),
+            libc::AT_EMPTY_PATH,
+        )
+    };
+    io::Error::last_os_error()
+}
+
+/// execve(2) itself, which a shell does not come after for what is no program.
+pub(crate) fn path(program: &Path) -> io::Error {
+    let Ok(path) = text(program) else { return io::ErrorKind::InvalidInput.into() };
+    let (arguments, environment) = ([path.as_ptr(), ptr::null()], pointers(&[]));
+    // SAFETY: both lists end with a null, and what they point to lives until the call returns, if it does.
+    unsafe { libc::execve(path.as_ptr(), arguments.as_ptr(), environment.as_ptr()) };
+    io::Error::last_os_error()
+}
+
+/// The whole of a file's bytes are one argument, from a mapping of which no page has been touched: whoever reads the
+/// arguments where the call is entered finds nothing.
+pub(crate) fn untouched(program: &Path, name: &str, argument: &File, length: usize) -> io::Error {
+    let (Ok(path), Ok(name)) = (text(program), CString::new(name)) else {
+        return io::ErrorKind::InvalidInput.into();
+    };
+    // SAFETY: a new mapping at a place of the kernel's choice.
+    let mapping = unsafe {
+        let file = argument.as_raw_fd();
+        libc::mmap(ptr::null_mut(), length + 1, libc::PROT_READ, libc::MAP_PRIVATE, file, 0)
+    };
+    if mapping == libc::MAP_FAILED {
+        return io::Error::last_os_error();
+    }
+    let arguments = [name.as_ptr(), mapping.cast_const().cast(), ptr::null()];
+    let environment = pointers(&[]);
+    // SAFETY: both lists end with a null; the argument ends with a NUL, since what is mapped behind a file's end is 0.
+    unsafe { libc::execve(path.as_ptr(), arguments.as_ptr(), environment.as_ptr()) };
+    io::Error::last_os_error()
+}
+
+/// While the call is under way, a thread writes one letter and then the other into the last argument, again and again.
+pub(crate) fn changing(program: &Path, arguments: &[&str], one: u8, other: u8) -> io::Error {
+    const LENGTH: usize = 64;
+    let (Ok(path), Ok(texts)) = (
+        text(program),
+        arguments.iter().map(|text| CString::new(*text)).collect::<Result<Vec<_>, _>>(),
+    ) else {
+        return io::ErrorKind::InvalidInput.into();
+    };
+    // Leaked: the thread writes until the call replaces the process.
+    let letters = (0..LENGTH).map(|_| AtomicU8::new(one)).chain([AtomicU8::new(0)]).collect();
+    let argument: &'static [AtomicU8] = Vec::leak(letters);
+    thread::spawn(move || {
+        for letter in [other, one].into_iter().cycle() {
+            for place in argument.iter().take(LENGTH) {
+                place.store(letter, Ordering::Relaxed);
+            }
+        }
+    });
+    // Until it has begun.
+    while argument.first().is_some_and(|place| place.load(Ordering::Relaxed) == one) {
+        thread::yield_now();
+    }
+    let mut arguments = pointers(&texts);
+    arguments.insert(texts.len(), argument.as_ptr().cast());
+    let environment = pointers(&[]);
+    // SAFETY: both lists end with a null; the argument's last byte stays 0, and the others are bytes that the kernel may read
+    // while they change.
+    unsafe { libc::execve(path.as_ptr(), arguments.as_ptr(), environment.as_ptr()) };
+    io::Error::last_os_error()
+}

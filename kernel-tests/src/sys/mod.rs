@@ -1,0 +1,96 @@
+//! The only room of this crate with `unsafe`: system calls that deeds of the bypass suite do and that have no safe form
+//! elsewhere. Each is for a process that has one thread and does nothing else.
+//!
+//! - [`exec`]: programs from descriptors, from memory that is not there yet, and from memory that changes
+//! - [`process`]: forks, namespaces, and reaching into others
+//! - [`uring`]: one operation through io_uring
+//! - [`watch`]: system calls of another, done in its stead
+#![expect(unsafe_code, reason = "system calls without a safe form")]
+
+pub(crate) mod exec;
+pub(crate) mod process;
+pub(crate) mod uring;
+pub(crate) mod watch;
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, RawFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+/// What a call gave, or the error that it left.
+fn checked(result: i64) -> io::Result<i64> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+fn text(path: &Path) -> io::Result<std::ffi::CString> {
+    Ok(std::ffi::CString::new(path.as_os_str().as_bytes())?)
+}
+
+/// Connects a socket to an address as the kernel has it, of whichever family.
+pub(crate) fn connect(socket: RawFd, address: &[u8]) -> io::Result<()> {
+    let length = u32::try_from(address.len()).map_err(io::Error::other)?;
+    // SAFETY: the address lives until the call returns, and the length is its own.
+    let done = unsafe { libc::connect(socket, address.as_ptr().cast(), length) };
+    checked(done.into()).map(drop)
+}
+
+/// Sends a datagram to such an address.
+pub(crate) fn send_to(socket: RawFd, bytes: &[u8], address: &[u8]) -> io::Result<()> {
+    let length = u32::try_from(address.len()).map_err(io::Error::other)?;
+    // SAFETY: bytes and address live until the call returns, and the lengths are their own.
+    let sent = unsafe {
+        let to = address.as_ptr().cast();
+        libc::sendto(socket, bytes.as_ptr().cast(), bytes.len(), 0, to, length)
+    };
+    checked(sent as i64).map(drop)
+}
+
+/// A file by its handle, which is no path.
+pub(crate) fn open_by_handle(path: &Path) -> io::Result<File> {
+    const HANDLE_BYTES_MAX: u32 = 128;
+    #[repr(C)]
+    struct Handle {
+        bytes: u32,
+        kind: i32,
+        handle: [u8; HANDLE_BYTES_MAX as usize],
+    }
+    let mut handle = Handle { bytes: HANDLE_BYTES_MAX, kind: 0, handle: [0; 128] };
+    let (name, mut mount) = (text(path)?, 0);
+    let file = (&raw mut handle).cast();
+    // SAFETY: the name ends with a NUL, the handle has room for as many bytes as it says, and all of them live here.
+    let named =
+        unsafe { libc::name_to_handle_at(libc::AT_FDCWD, name.as_ptr(), file, &raw mut mount, 0) };
+    checked(named.into())?;
+    let folder = File::open(path.parent().unwrap_or(path))?;
+    // SAFETY: the kernel filled the handle above, and it lives here.
+    let opened = unsafe { libc::open_by_handle_at(folder.as_raw_fd(), file, libc::O_RDONLY) };
+    checked(opened.into())?;
+    // SAFETY: the kernel has just made this descriptor, and it is nobody else's.
+    Ok(unsafe { File::from_raw_fd(opened) })
+}
+
+/// Asks for another kernel from a file that holds none.
+pub(crate) fn kexec(kernel: &File) -> io::Result<()> {
+    const KEXEC_FILE_NO_INITRAMFS: libc::c_ulong = 4;
+    // SAFETY: a descriptor and numbers; the command line is empty and not read.
+    let done = unsafe {
+        let (file, line) = (kernel.as_raw_fd(), c"".as_ptr());
+        libc::syscall(libc::SYS_kexec_file_load, file, -1, 1, line, KEXEC_FILE_NO_INITRAMFS)
+    };
+    checked(done).map(drop)
+}
+
+/// bpf(2) with attributes that are numbers only; no pointers, so that nothing of ours is read or written by it.
+pub(crate) fn bpf(command: i32, numbers: [u32; 4]) -> io::Result<i64> {
+    // SAFETY: the attributes live until the call returns and hold no pointers.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command,
+            (&raw const numbers).cast_mut(),
+            size_of_val(&numbers),
+        )
+    };
+    checked(done)
+}

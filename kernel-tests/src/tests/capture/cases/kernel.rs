@@ -1,0 +1,133 @@
+//! Rights, the kernel itself, and the capture.
+
+use std::fs::File;
+
+use rustix::process::{Gid, Uid};
+use rustix::thread::{
+    CapabilitySet, capabilities, set_capabilities, set_thread_gid, set_thread_uid,
+};
+use rustix::time::{ClockId, clock_gettime, clock_settime};
+
+use super::super::deed::{Deed, busybox, forked_to_end, run_true};
+use super::super::stage::Scene;
+use super::super::told::Found;
+use super::{Case, Play};
+
+/// What would need the programs to outlive the process that loaded them.
+const NO_PINS: Play =
+    Play::Planned("the programs end with the process that loaded them; nothing is pinned yet");
+
+pub(super) const CASES: &[Case] = &[
+    Case { number: 32, name: "kill -9 or SIGSTOP of the agent", play: NO_PINS, deed: do_nothing },
+    Case {
+        number: 33,
+        name: "bpftool: tamper with maps and links",
+        play: Play::Here(tampered),
+        deed: do_tamper,
+    },
+    Case { number: 34, name: "umount or unlink in bpffs", play: NO_PINS, deed: do_nothing },
+    Case {
+        number: 38,
+        name: "module load, kexec, /dev/mem",
+        play: Play::InGuest(kernel),
+        deed: do_kernel,
+    },
+    Case {
+        number: 39,
+        name: "setuid, capset after exec",
+        play: Play::Here(rights),
+        deed: do_rights,
+    },
+    Case { number: 40, name: "clock set back", play: Play::InGuest(clock), deed: do_clock },
+    Case { number: 41, name: "agent upgrade during a session", play: NO_PINS, deed: do_nothing },
+];
+
+fn do_nothing(_: &Deed, _: &str) {}
+
+fn tampered(scene: &Scene<'_>) -> Vec<Found> {
+    let told = scene.session("");
+    vec![told.kernel("bpf").found(), told.kernel("tamper").by_any().found()]
+}
+
+/// Looks through the kernel's maps and programs, and takes the first of each in its hands, as bpftool does.
+fn do_tamper(_: &Deed, _: &str) {
+    const PROG_GET_NEXT_ID: i32 = 11;
+    const MAP_GET_NEXT_ID: i32 = 12;
+    const PROG_GET_FD_BY_ID: i32 = 13;
+    const MAP_GET_FD_BY_ID: i32 = 14;
+    for (next, open) in [(MAP_GET_NEXT_ID, MAP_GET_FD_BY_ID), (PROG_GET_NEXT_ID, PROG_GET_FD_BY_ID)]
+    {
+        // Ids begin with 1, and those of what is gone are not given again: most are small.
+        let opened = (1..1000).filter(|id| crate::sys::bpf(open, [*id, 0, 0, 0]).is_ok()).count();
+        assert!(opened > 0, "nothing of {next} to open");
+    }
+}
+
+fn kernel(scene: &Scene<'_>) -> Vec<Found> {
+    let told = scene.session("");
+    vec![
+        told.kernel("module").found(),
+        told.kernel("kexec").found(),
+        told.opened("/dev/mem").found().or(told.kernel("raw").found()),
+    ]
+}
+
+/// What is loaded is none, and refused after it was asked for.
+fn do_kernel(deed: &Deed, _: &str) {
+    let garbage = File::open(deed.file("garbage")).unwrap();
+    rustix::system::init_module(b"no module", c"").unwrap_err();
+    rustix::system::finit_module(&garbage, c"", 0).unwrap_err();
+    crate::sys::kexec(&garbage).unwrap_err();
+    // A kernel that is locked down opens it for nobody; it is asked for.
+    drop(File::open("/dev/mem"));
+}
+
+fn rights(scene: &Scene<'_>) -> Vec<Found> {
+    let told = scene.session("");
+    let child = told.facts.number("child");
+    let command = told.command(&busybox().display().to_string());
+    vec![
+        told.privilege("setuid").by(child).found(),
+        told.privilege("setgid").by(child).found(),
+        told.privilege("capset").by(child).found(),
+        command.with("euid", USER).by_any().found(),
+    ]
+}
+
+const USER: u32 = 4711;
+
+fn do_rights(deed: &Deed, _: &str) {
+    let child = forked_to_end(|| {
+        let mut sets = capabilities(None).unwrap();
+        sets.effective.remove(CapabilitySet::SYS_TIME);
+        sets.permitted.remove(CapabilitySet::SYS_TIME);
+        set_capabilities(None, sets).unwrap();
+        set_thread_gid(Gid::from_raw(USER)).unwrap();
+        set_thread_uid(Uid::from_raw(USER)).unwrap();
+        run_true(&busybox());
+    });
+    deed.tell("child", child);
+}
+
+/// The order of what is told is not the clock's.
+fn clock(scene: &Scene<'_>) -> Vec<Found> {
+    let told = scene.session("");
+    let programs: Vec<_> =
+        told.of("session.command").filter_map(|event| event["pid"].as_u64()).collect();
+    let before_and_after = ["before", "after"].map(|key| u64::from(told.facts.number(key)));
+    let ordered = programs.iter().filter(|pid| before_and_after.contains(pid));
+    let is_ordered = ordered.copied().eq(before_and_after);
+    vec![told.kernel("clock").found(), Found::whole("order of programs", is_ordered)]
+}
+
+fn do_clock(deed: &Deed, _: &str) {
+    const DAY_S: i64 = 86_400;
+    deed.tell("before", run_true(&busybox()));
+    let mut now = clock_gettime(ClockId::Realtime);
+    now.tv_sec -= DAY_S;
+    clock_settime(ClockId::Realtime, now).unwrap();
+    deed.tell("after", run_true(&busybox()));
+    now = clock_gettime(ClockId::Realtime);
+    now.tv_sec += DAY_S;
+    clock_settime(ClockId::Realtime, now).unwrap();
+}

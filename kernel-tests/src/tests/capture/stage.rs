@@ -1,0 +1,365 @@
+//! Where deeds are played: the real capture, sessions that are watched into memory, and processes outside of them. On a
+//! machine that is not a guest everything happens in a mount namespace of its own, with empty folders over the system's.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use futures::future::BoxFuture;
+use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+use serde_json::json;
+
+use capture::{Capture, Sink, Tier, Wanted, Watch};
+use proto::event;
+
+use super::cases::Case;
+use super::told::Told;
+
+/// Folders of the system's that deeds write to: memory, where the machine is not ours alone.
+const SYSTEM_FOLDERS: &[&str] = &["/etc", "/run", "/root", "/var/spool"];
+/// Memory in which everything else of the deeds is.
+const STAGE: &str = "/mnt";
+
+/// Whether the machine is there for these tests only; said by its init.
+pub(super) fn is_guest() -> bool {
+    std::env::var_os("KERNEL_TESTS_GUEST").is_some()
+}
+
+/// Makes the place. To be called before other threads are begun that have to do with it.
+pub(super) fn prepare() {
+    if !is_guest() {
+        crate::sys::process::unshare(libc::CLONE_NEWNS).unwrap();
+        mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
+    }
+    for folder in SYSTEM_FOLDERS.iter().copied().chain([STAGE]) {
+        mount("tmpfs", folder, "tmpfs", MountFlags::empty(), c"mode=755").unwrap();
+    }
+    let groups = cgroups();
+    fs::create_dir(&groups).unwrap();
+    mount("none", &groups, "cgroup2", MountFlags::empty(), None).unwrap();
+}
+
+/// The machine's control groups.
+pub(super) fn cgroups() -> PathBuf {
+    Path::new(STAGE).join("cgroups")
+}
+
+/// A case's folder.
+pub(super) fn folder(number: u8) -> PathBuf {
+    Path::new(STAGE).join(number.to_string())
+}
+
+/// What is captured, for all cases.
+pub(super) struct Stage {
+    runtime: tokio::runtime::Runtime,
+    capture: Capture,
+}
+
+impl Stage {
+    pub(super) fn new() -> Self {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        let runtime = builder.worker_threads(1).enable_all().build().unwrap();
+        let capture = runtime.block_on(async { Capture::start() });
+        Self { runtime, capture }
+    }
+
+    pub(super) fn tier(&self) -> Option<Tier> {
+        self.capture.tier()
+    }
+
+    /// How often the kernel did not run a program of ours so far, since the same one ran on that CPU and was preempted.
+    pub(super) fn passed_over(&self) -> u64 {
+        let files = fs::read_dir("/proc/self/fdinfo").unwrap();
+        let texts = files.filter_map(|file| fs::read_to_string(file.ok()?.path()).ok());
+        let count = |text: String| {
+            let line = text.lines().find_map(|line| line.strip_prefix("recursion_misses:"));
+            line.and_then(|count| count.trim().parse::<u64>().ok())
+        };
+        texts.filter_map(count).sum()
+    }
+}
+
+/// A case that is being played.
+pub(super) struct Scene<'s> {
+    stage: &'s Stage,
+    case: &'static Case,
+    /// Why the deed cannot be done here.
+    impossible: RefCell<Vec<String>>,
+    /// What went wrong with the deed itself.
+    mistakes: RefCell<Vec<String>>,
+    outside: RefCell<Vec<Child>>,
+}
+
+impl<'s> Scene<'s> {
+    pub(super) fn new(stage: &'s Stage, case: &'static Case) -> Self {
+        let folder = folder(case.number);
+        fs::create_dir_all(&folder).unwrap();
+        Self {
+            stage,
+            case,
+            impossible: RefCell::default(),
+            mistakes: RefCell::default(),
+            outside: RefCell::default(),
+        }
+    }
+
+    /// A file of the case's.
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        folder(self.case.number).join(name)
+    }
+
+    pub(super) fn text(&self, name: &str) -> String {
+        self.path(name).to_str().unwrap().to_owned()
+    }
+
+    pub(super) fn impossible(&self) -> Vec<String> {
+        self.impossible.borrow().clone()
+    }
+
+    pub(super) fn mistakes(&self) -> Vec<String> {
+        self.mistakes.borrow().clone()
+    }
+
+    fn command(&self, part: &str) -> Command {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        let (number, folder) = (self.case.number.to_string(), folder(self.case.number));
+        command.args(["deed", &number, part]).arg(&folder).current_dir(&folder);
+        command.stdin(Stdio::null());
+        let facts = File::create(self.facts(part)).unwrap();
+        command.stderr(facts.try_clone().unwrap()).stdout(facts);
+        command
+    }
+
+    /// What a part says goes here.
+    fn facts(&self, part: &str) -> PathBuf {
+        self.path(&format!("{part}.facts"))
+    }
+
+    /// Plays a part in a session of its own, to its end.
+    pub(super) fn session(&self, part: &str) -> Told {
+        self.start(part).end()
+    }
+
+    /// Begins a part in a session of its own.
+    pub(super) fn start(&self, part: &str) -> Running<'_, 's> {
+        let number = 1 + part.bytes().fold(0_u8, u8::wrapping_add);
+        let memory = Arc::new(Memory::new([self.case.number, number]));
+        let sink: Arc<dyn Sink> = Arc::clone(&memory) as _;
+        let wanted = Wanted { command: true, disk: true, network: true, strict: false };
+        let mut watch = self.stage.capture.watch(&sink, wanted).unwrap().unwrap();
+        let child = watch.spawn(&mut self.command(part)).unwrap();
+        Running { scene: self, part: part.to_owned(), memory, watch: Some(watch), child }
+    }
+
+    /// Begins a part outside of all sessions, and waits until it says `ready`. It is ended with the case.
+    pub(super) fn outside(&self, part: &str) -> Outside {
+        let child = self.command(part).spawn().unwrap();
+        let outside = Outside { pid: child.id(), facts: self.facts(part) };
+        self.outside.borrow_mut().push(child);
+        outside.fact("ready");
+        outside
+    }
+
+    /// Plays a part outside of all sessions, to its end.
+    pub(super) fn afterwards(&self, part: &str) -> Outside {
+        let mut child = self.command(part).spawn().unwrap();
+        let outside = Outside { pid: child.id(), facts: self.facts(part) };
+        wait(&mut child);
+        self.hear(part, &outside.all());
+        outside
+    }
+
+    /// Takes what a part says of itself that is not for the case.
+    fn hear(&self, part: &str, facts: &Facts) {
+        self.impossible.borrow_mut().extend(facts.all("impossible"));
+        let mistakes = facts.all("mistake").into_iter().map(|said| format!("{part}: {said}"));
+        self.mistakes.borrow_mut().extend(mistakes);
+    }
+}
+
+impl Drop for Scene<'_> {
+    fn drop(&mut self) {
+        for child in self.outside.borrow_mut().iter_mut() {
+            // Gone already, or ended now.
+            child.kill().ok();
+            child.wait().ok();
+        }
+    }
+}
+
+/// A process that is in no session.
+pub(super) struct Outside {
+    pub(super) pid: u32,
+    facts: PathBuf,
+}
+
+impl Outside {
+    pub(super) fn all(&self) -> Facts {
+        Facts::read(&self.facts)
+    }
+
+    /// What it says, as soon as it does.
+    pub(super) fn fact(&self, key: &str) -> String {
+        await_fact(&self.facts, key)
+    }
+}
+
+/// A session that goes on.
+pub(super) struct Running<'c, 's> {
+    scene: &'c Scene<'s>,
+    part: String,
+    memory: Arc<Memory>,
+    watch: Option<Watch>,
+    child: Child,
+}
+
+impl Running<'_, '_> {
+    pub(super) fn fact(&self, key: &str) -> String {
+        await_fact(&self.scene.facts(&self.part), key)
+    }
+
+    /// Waits for the session's end: that of its first process, and of all the others where that comes soon.
+    pub(super) fn end(mut self) -> Told {
+        let leader = self.child.id();
+        wait(&mut self.child);
+        if let Some(mut watch) = self.watch.take() {
+            self.scene.stage.runtime.block_on(watch.settled());
+        }
+        let started = Instant::now();
+        // The capture holds the sink as long as a task of the session lives, or an event of it is under way.
+        while Arc::strong_count(&self.memory) > 1 && started.elapsed() < OTHERS_WITHIN {
+            thread::sleep(LOOK_EVERY);
+        }
+        let facts = Facts::read(&self.scene.facts(&self.part));
+        self.scene.hear(&self.part, &facts);
+        let events = self.memory.events();
+        if std::env::var_os("KERNEL_TESTS_EVENTS").is_some() {
+            for event in &events {
+                println!("event {} {}: {event}", self.scene.case.number, self.part);
+            }
+        }
+        Told { events, leader, facts, sid: self.memory.facts.sid.to_string() }
+    }
+}
+
+/// What a process said, a key and a value on each line.
+#[derive(Debug, Default)]
+pub(super) struct Facts(BTreeMap<String, Vec<String>>);
+
+impl Facts {
+    fn read(path: &Path) -> Self {
+        let mut facts = Self::default();
+        let text = String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned();
+        let mut lines = text.lines();
+        while let Some(line) = lines.next() {
+            // A panic is a mistake of ours; its message stands below.
+            let (key, value) = if line.contains("panicked at") {
+                ("mistake", format!("{line} {}", lines.next().unwrap_or_default()))
+            } else {
+                let (key, value) = line.split_once(' ').unwrap_or((line, ""));
+                (key, value.to_owned())
+            };
+            facts.0.entry(key.to_owned()).or_default().push(value);
+        }
+        facts
+    }
+
+    pub(super) fn all(&self, key: &str) -> Vec<String> {
+        self.0.get(key).cloned().unwrap_or_default()
+    }
+
+    /// The first of them; empty where there is none.
+    pub(super) fn text(&self, key: &str) -> String {
+        self.all(key).into_iter().next().unwrap_or_default()
+    }
+
+    /// 0 where there is none.
+    pub(super) fn number(&self, key: &str) -> u32 {
+        self.text(key).parse().unwrap_or_default()
+    }
+}
+
+fn await_fact(facts: &Path, key: &str) -> String {
+    let started = Instant::now();
+    loop {
+        // Only whole lines count.
+        let text = fs::read_to_string(facts).unwrap_or_default();
+        let lines = text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
+        let mut found = lines.filter_map(|line| line.strip_prefix(key));
+        if let Some(value) = found.next() {
+            return value.trim_start().to_owned();
+        }
+        assert!(started.elapsed() < DEED_WITHIN, "{key} is not told: {text}");
+        thread::sleep(LOOK_EVERY);
+    }
+}
+
+fn wait(child: &mut Child) {
+    let started = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        if started.elapsed() > DEED_WITHIN {
+            child.kill().unwrap();
+            child.wait().unwrap();
+            panic!("the deed is not over after {DEED_WITHIN:?}");
+        }
+        thread::sleep(LOOK_EVERY);
+    }
+}
+
+/// A sink that keeps everything.
+#[derive(Debug)]
+struct Memory {
+    facts: event::Session,
+    events: Mutex<Vec<event::Body>>,
+}
+
+impl Memory {
+    fn new([case, part]: [u8; 2]) -> Self {
+        let mut id = [0; 16];
+        [id[0], id[1]] = [case, part];
+        let facts = json!({
+            "sid": proto::id::SessionId::from_random(id), "namespace": "default", "user": "bypass", "login": "root",
+            "server_id": "00000000-0000-4000-8000-000000000001", "server_hostname": "guest",
+            "server_version": "0", "addr.remote": "", "proto": "ssh",
+        });
+        Self { facts: serde_json::from_value(facts).unwrap(), events: Mutex::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<event::Body>> {
+        self.events.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn events(&self) -> Vec<serde_json::Value> {
+        self.lock().iter().map(|event| serde_json::to_value(event).unwrap()).collect()
+    }
+}
+
+impl Sink for Memory {
+    fn facts(&self) -> event::Session {
+        self.facts.clone()
+    }
+
+    fn record(&self, body: event::Body) -> BoxFuture<'_, ()> {
+        self.lock().push(body);
+        Box::pin(std::future::ready(()))
+    }
+}
+
+/// Where a program of the machine's is, by its real path.
+pub(super) fn find(name: &str) -> io::Result<PathBuf> {
+    let folders = ["/bin", "/usr/bin", "/sbin", "/usr/sbin"].map(Path::new);
+    let found = folders.iter().map(|folder| folder.join(name)).find(|path| path.exists());
+    found.ok_or(io::ErrorKind::NotFound)?.canonicalize()
+}
+
+/// A deed on an emulated machine takes a second or two.
+const DEED_WITHIN: Duration = Duration::from_secs(30);
+/// For processes that outlive the first, and for what outside of the session is adopted.
+const OTHERS_WITHIN: Duration = Duration::from_secs(2);
+const LOOK_EVERY: Duration = Duration::from_millis(5);
