@@ -4,6 +4,7 @@
 #include "process.bpf.c"
 #include "delegate.bpf.c"
 #include "file.bpf.c"
+#include "late.bpf.c"
 #include "network.bpf.c"
 #include "other.bpf.c"
 #include "syscall.bpf.c"

@@ -41,6 +41,7 @@ struct inode {
 	__u32 i_rdev;
 	unsigned long i_ino;
 	unsigned int i_nlink;
+	void *i_private;
 	struct super_block *i_sb;
 };
 
@@ -119,7 +120,12 @@ struct signal_struct {
 	int group_exit_code;
 };
 
+struct thread_info {
+	__u32 status;
+};
+
 struct task_struct {
+	struct thread_info thread_info;
 	int pid;
 	int tgid;
 	int exit_code;
@@ -142,6 +148,9 @@ struct linux_binprm {
 
 /* x86-64's; what a call was given stands there until it has returned. */
 struct pt_regs {
+	unsigned long bp;
+	unsigned long bx;
+	unsigned long cx;
 	unsigned long r10;
 	unsigned long r9;
 	unsigned long r8;

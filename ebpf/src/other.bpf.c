@@ -149,6 +149,22 @@ int BPF_PROG(settime, void *time, void *zone, int ret)
 }
 
 #define PTRACE_MODE_ATTACH 2
+#define PTRACE_MODE_FSCREDS 8
+#define CALL_PIDFD_GETFD 438
+#define CALL_PROCESS_VM_READV 310
+#define CALL_PROCESS_VM_WRITEV 311
+
+/* What somebody reaches into another process for: the kernel asks for all of it in the same way. */
+static __always_inline __u32 reach(struct task_struct *task, unsigned int mode)
+{
+	struct pt_regs *regs = (struct pt_regs *)bpf_task_pt_regs(task);
+	__u64 call = BPF_CORE_READ(regs, orig_ax);
+
+	/* By a file of /proc. */
+	if (mode & PTRACE_MODE_FSCREDS || call == CALL_PROCESS_VM_READV || call == CALL_PROCESS_VM_WRITEV)
+		return TRACE_MEMORY;
+	return call == CALL_PIDFD_GETFD ? TRACE_DESCRIPTOR : TRACE_PTRACE;
+}
 
 /* Makes the other a task of the session: what is done by it is the session's doing. */
 static __always_inline void adopt(struct teller *teller, struct task_struct *other)
@@ -169,8 +185,9 @@ int BPF_PROG(ptrace_access_check, struct task_struct *child, unsigned int mode, 
 
 	if (ret || !(mode & PTRACE_MODE_ATTACH) || !tell(&teller) || child->tgid == teller.task->tgid)
 		return ret;
-	int answer = tell_trace(&teller, TRACE_PTRACE, mode, child, PROV_LSM, 0);
-	if (!answer)
+	__u32 op = reach(teller.task, mode);
+	int answer = tell_trace(&teller, op, mode, child, PROV_LSM, 0);
+	if (!answer && op != TRACE_DESCRIPTOR)
 		adopt(&teller, child);
 	return answer;
 }

@@ -37,6 +37,9 @@ static __always_inline __u64 ids(__u32 real, __u32 effective)
 	return (__u64)real << 32 | effective;
 }
 
+#define SECCOMP_SET_MODE_FILTER 1
+#define SECCOMP_FILTER_FLAG_NEW_LISTENER 8
+
 #define KERNEL_NAME_BYTES 128
 struct of_kernel {
 	struct header header;

@@ -2,6 +2,7 @@
 #include "common.h"
 #include "path.h"
 #include "delegate.h"
+#include "other.h"
 
 /* What a new task inherits. Not at sched_process_fork, which io_uring's workers do not pass. */
 static __always_inline int inherit(struct task_struct *child)
@@ -26,6 +27,8 @@ int BPF_PROG(task_alloc, struct task_struct *child, unsigned long clone_flags, i
 }
 
 #define CLONE_THREAD 0x10000
+/* Cgroup, UTS, IPC, user, PID, network; mount. */
+#define CLONE_NEW 0x7e020000
 
 SEC("tp_btf/task_newtask")
 int BPF_PROG(task_newtask, struct task_struct *child, __u64 clone_flags)
@@ -41,6 +44,8 @@ int BPF_PROG(task_newtask, struct task_struct *child, __u64 clone_flags)
 		__sync_fetch_and_add(&teller.session->tasks, 1);
 	if (clone_flags & CLONE_THREAD)
 		return 0;
+	if (clone_flags & CLONE_NEW)
+		tell_rights(&teller, RIGHTS_NAMESPACE, 0, clone_flags & CLONE_NEW, PROV_TP, 0);
 	begin(&teller, &record, CLASS_CONTROL, KIND_FORK, PROV_TP);
 	record.tgid = child->tgid;
 	record.tid = child->pid;

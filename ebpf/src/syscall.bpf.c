@@ -1,10 +1,12 @@
 /* What system calls did, at their end (Tier B, where the kernel takes no LSM programs): files from the descriptors that they
  * gave, which are the kernel's; paths and addresses as they were passed. */
+#include "delegate.h"
 #include "network.h"
 #include "other.h"
 #include "typed.h"
 
 #include <asm/unistd_64.h>
+#include "compat.h"
 
 /* What a call does with paths. Arguments are counted from 1; 0 for none. */
 struct spec {
@@ -154,10 +156,21 @@ static __always_inline struct sock *socket_of(struct task_struct *task, __s32 fd
 	return BPF_CORE_READ(socket, sk);
 }
 
+/* As recvmsg(2) and sendmsg(2) have it. */
 struct user_msghdr {
 	void *name;
-	int length;
+	__u32 length;
+	__u32 padding;
+	void *pieces;
+	__u64 piece_count;
+	void *control;
+	__u64 control_length;
+	__u64 flags;
 };
+
+/* Of sendmmsg(2): each is followed by how much of it was sent. */
+#define MESSAGES_MAX 8
+#define MMSGHDR_BYTES (sizeof(struct user_msghdr) + 8)
 
 /* Addresses as they were passed; of TCP the states tell (network.bpf.c). */
 static __noinline int tell_passed(struct teller *teller, __s32 fd, void *from, __s32 length, __u32 op_and_result)
@@ -181,7 +194,9 @@ static __noinline int tell_passed(struct teller *teller, __s32 fd, void *from, _
 	bpf_probe_read_user(&family, sizeof(family), from);
 	__builtin_memset(talk->name, 0, 24);
 	bpf_probe_read_user(talk->name, rest, from + sizeof(family));
-	copy_address(talk, family, rest, op == NET_BIND);
+	/* What was bound is known better than what was asked for: the port. */
+	if (op != NET_BIND || (family != AF_INET && family != AF_INET6))
+		copy_address(talk, family, rest, op == NET_BIND);
 	if (family == AF_UNIX)
 		talk->net.peer = BPF_CORE_READ(sk, sk_peer_pid, numbers[0].nr);
 	__u64 more = family == AF_UNIX ? *(__u64 *)(talk->name + 16) ^ *(__u64 *)(talk->name + 8) : 0;
@@ -212,7 +227,15 @@ static __noinline int tell_of_socket(struct teller *teller, struct arguments *ar
 		begin(teller, &record.header, CLASS_NET, KIND_NET, PROV_SYSCALL);
 		return send(teller->session, CLASS_NET, &record.header, sizeof(record));
 	}
-	if (call == __NR_sendmsg || call == __NR_sendmmsg) {
+	if (call == __NR_sendmmsg) {
+		for (int i = 0; i < MESSAGES_MAX && i < result; i++) {
+			void *at = (void *)arguments->of[2] + i * MMSGHDR_BYTES;
+			bpf_probe_read_user(&message, sizeof(message), at);
+			tell_passed(teller, arguments->of[1], message.name, message.length, NET_SEND);
+		}
+		return 0;
+	}
+	if (call == __NR_sendmsg) {
 		bpf_probe_read_user(&message, sizeof(message), (void *)arguments->of[2]);
 		return tell_passed(teller, arguments->of[1], message.name, message.length, NET_SEND | failed);
 	}
@@ -223,31 +246,55 @@ static __noinline int tell_of_socket(struct teller *teller, struct arguments *ar
 			   (call == __NR_bind ? NET_BIND : NET_CONNECT) | failed);
 }
 
-/* A program was not to be executed. */
-static __noinline int tell_not_executed(struct teller *teller, struct typed *path, long result)
-{
-	__u32 number = 0;
-	struct place *place = take_place(&number);
-
-	if (!place)
-		return lose_one(teller->session, CLASS_CONTROL);
-	struct header *header = (struct header *)place->bytes;
-	struct exec *exec = (struct exec *)(header + 1);
-	begin(teller, header, CLASS_CONTROL, KIND_EXEC, PROV_SYSCALL);
-	__builtin_memset(exec, 0, sizeof(*exec));
-	exec->result = result;
-	exec->real_uid = teller->task->cred->uid.val;
-	exec->path_len = put_typed(teller->task, place, number, sizeof(*header) + sizeof(*exec), path) & PUT_MASK;
-	send(teller->session, CLASS_CONTROL, header, sizeof(*header) + sizeof(*exec) + exec->path_len);
-	leave_place(place);
-	return 0;
-}
-
-#define SECCOMP_SET_MODE_FILTER 1
-#define SECCOMP_FILTER_FLAG_NEW_LISTENER 8
 #define PTRACE_TRACEME 0
 #define PTRACE_ATTACH 16
 #define PTRACE_SEIZE 0x4206
+
+/* The process that a descriptor stands for; 0 where it stands for none. */
+static __always_inline __u32 process_of(struct task_struct *task, __s32 fd)
+{
+	struct file *file = file_of(task, fd);
+	struct pid *pid = BPF_CORE_READ(file, private_data);
+
+	/* From Linux 6.9 on. */
+	if (!pid)
+		pid = BPF_CORE_READ(file, f_inode, i_private);
+	return BPF_CORE_READ(pid, numbers[0].nr);
+}
+
+#define SOL_SOCKET 1
+#define SCM_RIGHTS 1
+#define DESCRIPTORS_MAX 8
+
+/* Descriptors that came with a message. */
+static __noinline int tell_received(struct teller *teller, struct arguments *arguments)
+{
+	struct user_msghdr message = {};
+	struct {
+		__u64 length;
+		__s32 level;
+		__s32 type;
+		__s32 fds[DESCRIPTORS_MAX];
+	} control = {};
+
+	bpf_probe_read_user(&message, sizeof(message), (void *)arguments->of[2]);
+	if (!message.control || message.control_length < 16 || !(teller->session->classes & (1 << CLASS_FILE)) ||
+	    bpf_probe_read_user(&control, 16, message.control))
+		return 0;
+	if (control.level != SOL_SOCKET || control.type != SCM_RIGHTS || control.length <= 16)
+		return 0;
+	__u32 count = (control.length - 16) / 4;
+	for (int i = 0; i < DESCRIPTORS_MAX; i++) {
+		__s32 fd = -1;
+		if (i >= count)
+			break;
+		bpf_probe_read_user(&fd, sizeof(fd), message.control + 16 + i * 4);
+		struct file *file = file_of(teller->task, fd);
+		if (file)
+			tell_open(teller, file, FILE_RECEIVE, PROV_TP);
+	}
+	return 0;
+}
 
 static __noinline int tell_of_other(struct teller *teller, __u32 op, __u32 code, __u32 other, long result)
 {
@@ -263,6 +310,24 @@ static __noinline int tell_of_other(struct teller *teller, __u32 op, __u32 code,
 static __noinline int tell_of_kernel(struct teller *teller, __u32 op, __u32 code, long result)
 {
 	return tell_kernel(teller, op, code, 0, PROV_SYSCALL, result < 0 ? result : 0);
+}
+
+/* Whether a call of bpf(2) gave a descriptor of a map or a program of ours. */
+static __noinline int is_ours(struct task_struct *task, __u32 command, __s32 fd)
+{
+	struct file *file = file_of(task, fd);
+	void *data = file ? BPF_CORE_READ(file, private_data) : 0;
+	__u32 id;
+
+	if (command == BPF_MAP_GET_FD_BY_ID) {
+		id = BPF_CORE_READ((struct bpf_map *)data, id);
+		return bpf_map_lookup_elem(&our_maps, &id) != 0;
+	}
+	if (command == BPF_PROG_GET_FD_BY_ID) {
+		id = BPF_CORE_READ((struct bpf_prog *)data, aux, id);
+		return bpf_map_lookup_elem(&our_programs, &id) != 0;
+	}
+	return 0;
 }
 
 /* Before is not known at the end of a call. */
@@ -309,7 +374,8 @@ static __noinline int tell_of_process(struct teller *teller, struct arguments *a
 	case __NR_bpf:
 		if (first == BPF_MAP_LOOKUP_ELEM || first == BPF_MAP_GET_NEXT_KEY)
 			return 0;
-		return tell_of_kernel(teller, KERNEL_BPF, first, result);
+		return tell_of_kernel(teller, is_ours(teller->task, first, result) ? KERNEL_TAMPER : KERNEL_BPF, first,
+				      result);
 	case __NR_kexec_load:
 	case __NR_kexec_file_load:
 		return tell_of_kernel(teller, KERNEL_KEXEC, 0, result);
@@ -333,25 +399,66 @@ static __noinline int tell_of_process(struct teller *teller, struct arguments *a
 	case __NR_process_vm_readv:
 		return tell_of_other(teller, TRACE_MEMORY, call, first, result);
 	case __NR_pidfd_getfd:
-		return tell_of_other(teller, TRACE_DESCRIPTOR, arguments->of[2], 0, result);
+		return tell_of_other(teller, TRACE_DESCRIPTOR, arguments->of[2], process_of(teller->task, first),
+				     result);
 	default:
 		return 0;
 	}
+}
+
+#define PROT_EXEC 4
+#define TS_COMPAT 2
+
+/* A file's bytes become code: of a session, or of somebody else who executes what one wrote. */
+static __noinline int tell_mapped_code(struct task_struct *task, __s32 fd)
+{
+	struct teller teller;
+	struct file *file = file_of(task, fd);
+
+	if (!file)
+		return 0;
+	struct inode *inode = BPF_CORE_READ(file, f_inode);
+	struct vfsmount *mnt = BPF_CORE_READ(file, f_path.mnt);
+	struct dentry *dentry = BPF_CORE_READ(file, f_path.dentry);
+	__u64 writer = writer_of(inode);
+	if (writer)
+		delegate(bpf_get_current_task_btf(), mnt, dentry, writer);
+	if (!tell_of(&teller, CLASS_FILE))
+		return 0;
+	struct deed deed = { .mnt = mnt, .dentry = dentry, .op = FILE_MAP_EXEC, .prov = PROV_TP };
+	if (is_folded_file(&teller, inode, FILE_MAP_EXEC, &deed.times) || deed.times)
+		return 0;
+	return tell_file(&teller, &deed);
 }
 
 SEC("tp_btf/sys_exit")
 int BPF_PROG(sys_exit, struct pt_regs *regs, long result)
 {
 	struct teller teller;
-
-	if (!tell(&teller))
-		return 0;
 	__u64 call = regs->orig_ax;
-	struct arguments arguments = {
-		.of = { 0, regs->di, regs->si, regs->dx, regs->r10, regs->r8, regs->r9 },
-	};
-	if (call >= CALLS_MAX)
+	struct task_struct *task = bpf_get_current_task_btf();
+	int is_32bit = task->thread_info.status & TS_COMPAT;
+
+	/* Of everybody. */
+	if (call == __NR_mmap && !is_32bit && regs->dx & PROT_EXEC && (__s32)regs->r8 >= 0 && result > 0)
+		return tell_mapped_code(task, regs->r8);
+	if (!tell(&teller) || call >= CALLS_MAX)
 		return 0;
+	struct arguments arguments;
+	if (is_32bit) {
+		struct arguments passed = {
+			.of = { 0, (__u32)regs->bx, (__u32)regs->cx, (__u32)regs->dx, (__u32)regs->si,
+				(__u32)regs->di, (__u32)regs->bp },
+		};
+		arguments = passed;
+		call = of_32bit[call & (CALLS_MAX - 1)];
+		result = (__s32)result;
+	} else {
+		struct arguments passed = {
+			.of = { 0, regs->di, regs->si, regs->dx, regs->r10, regs->r8, regs->r9 },
+		};
+		arguments = passed;
+	}
 	switch (call) {
 	case __NR_open:
 	case __NR_creat:
@@ -366,6 +473,8 @@ int BPF_PROG(sys_exit, struct pt_regs *regs, long result)
 	case __NR_sendmsg:
 	case __NR_sendmmsg:
 		return tell_of_socket(&teller, &arguments, call, result);
+	case __NR_recvmsg:
+		return result < 0 ? 0 : tell_received(&teller, &arguments);
 	default:
 		if (specs[call & (CALLS_MAX - 1)].op)
 			return tell_spec(&teller, &arguments, call, result);

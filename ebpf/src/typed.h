@@ -107,4 +107,24 @@ static __noinline int tell_typed(struct teller *teller, struct typed_deed *deed)
 	return 0;
 }
 
+/* A program was not to be executed. */
+static __noinline int tell_not_executed(struct teller *teller, struct typed *path, long result)
+{
+	__u32 number = 0;
+	struct place *place = take_place(&number);
+
+	if (!place)
+		return lose_one(teller->session, CLASS_CONTROL);
+	struct header *header = (struct header *)place->bytes;
+	struct exec *exec = (struct exec *)(header + 1);
+	begin(teller, header, CLASS_CONTROL, KIND_EXEC, PROV_SYSCALL);
+	__builtin_memset(exec, 0, sizeof(*exec));
+	exec->result = result;
+	exec->real_uid = teller->task->cred->uid.val;
+	exec->path_len = put_typed(teller->task, place, number, sizeof(*header) + sizeof(*exec), path) & PUT_MASK;
+	send(teller->session, CLASS_CONTROL, header, sizeof(*header) + sizeof(*exec) + exec->path_len);
+	leave_place(place);
+	return 0;
+}
+
 #endif

@@ -14,7 +14,6 @@
 //! session is watched until the last of its tasks has ended, also after logout. What a session has on its way to the disk is
 //! bounded by the kernel: beyond it, and when a ring is full, the kernel counts what it drops, and `session.loss` says so.
 #![deny(unsafe_code)]
-#![cfg_attr(test, expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests"))]
 
 mod hash;
 mod live;

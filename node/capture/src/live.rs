@@ -37,6 +37,8 @@ struct Sessions {
     by_number: HashMap<u64, Watched>,
     /// Those whose last task has ended, the oldest first: what others do with what they wrote is still theirs.
     over: VecDeque<u64>,
+    /// Those whose first process has ended, and when: whether others go on is told when they had time to end.
+    left: VecDeque<(Instant, u64)>,
     looked: Option<Instant>,
     totals: Totals,
 }
@@ -50,8 +52,6 @@ struct Watched {
     /// The first process, whose end the session's waits for.
     leader: Option<u32>,
     settled: Option<oneshot::Sender<()>>,
-    /// When its first process ended; nothing once it is told that others go on.
-    left: Option<Instant>,
     is_over: bool,
     /// What was told as lost so far.
     told: Counts,
@@ -144,7 +144,6 @@ impl Live {
             items,
             leader: None,
             settled: Some(say),
-            left: None,
             is_over: false,
             told: Counts::default(),
         };
@@ -189,9 +188,8 @@ impl Live {
         let Some(watched) = sessions.by_number.get_mut(&number) else { return };
         watched.settle();
         match what {
-            Ended::FirstProcess => watched.left = Some(Instant::now()),
+            Ended::FirstProcess => sessions.left.push_back((Instant::now(), number)),
             Ended::LastTask => {
-                watched.left = None;
                 if let Some(counts) = counts {
                     watched.send(summary(watched.sink.facts(), tier, &counts));
                 }
@@ -208,10 +206,16 @@ impl Live {
         }
     }
 
-    /// Looks after all sessions, from time to time: what was lost of those of which nothing comes any more, which go on
-    /// without their first process, and which are over although nobody could say so.
+    /// Looks after all sessions, from time to time: which go on without their first process, and what was lost of those of
+    /// which nothing comes any more.
     pub(crate) fn look(&self) {
         let mut sessions = lock(&self.sessions);
+        while let Some((when, number)) = sessions.left.front().copied()
+            && when.elapsed() > LEAVE_WITHIN
+        {
+            sessions.left.pop_front();
+            self.left_alone(&mut sessions, number);
+        }
         if sessions.looked.is_some_and(|looked| looked.elapsed() < LOOK_EVERY) {
             return;
         }
@@ -219,17 +223,21 @@ impl Live {
         let live = sessions.by_number.iter().filter(|(_, watched)| !watched.is_over);
         let numbers: Vec<_> = live.map(|(number, _)| *number).collect();
         for number in numbers {
-            let Some(Counts { tasks, .. }) = self.account(&mut sessions, number) else { continue };
-            let Some(watched) = sessions.by_number.get_mut(&number) else { continue };
-            // Those that are about to end get the time.
-            if watched.left.is_some_and(|left| left.elapsed() > LOOK_EVERY) {
-                watched.left = None;
-                if tasks > 0 {
-                    watched.send(event::SessionDetached { session: watched.sink.facts(), tasks });
-                } else {
-                    self.ended(&mut sessions, number, Ended::LastTask);
-                }
-            }
+            self.account(&mut sessions, number);
+        }
+    }
+
+    /// The first process of a session has ended some time ago: others go on, or nobody could say that they do not.
+    fn left_alone(&self, sessions: &mut Sessions, number: u64) {
+        let Some(Counts { tasks, .. }) = self.account(sessions, number) else { return };
+        let Some(watched) = sessions.by_number.get_mut(&number) else { return };
+        if watched.is_over {
+            return;
+        }
+        if tasks > 0 {
+            watched.send(event::SessionDetached { session: watched.sink.facts(), tasks });
+        } else {
+            self.ended(sessions, number, Ended::LastTask);
         }
     }
 
@@ -261,6 +269,8 @@ impl Sessions {
             *records += 1;
         }
         let watched = self.by_number.get_mut(&number)?;
+        // The first that is heard of it, also where its parent has not told us yet.
+        watched.leader.get_or_insert(header.tgid);
         let ended = if record.body == Body::Over {
             Some(Ended::LastTask)
         } else if header.kind == kind::EXIT && watched.leader == Some(header.tgid) {
@@ -330,6 +340,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 const CLASS_NAMES: [&str; 3] = ["control", "file", "network"];
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// What a first process had started ends with it, or soon after; or goes on.
+const LEAVE_WITHIN: Duration = Duration::from_millis(150);
 /// Sessions that are over and not yet forgotten.
 const OVER_MAX: usize = 4096;
 

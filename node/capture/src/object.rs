@@ -7,7 +7,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _, RawFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use aya::maps::{HashMap, Map, MapData, RingBuf};
-use aya::programs::Program;
+use aya::programs::{Program, ProgramInfo};
 use aya::{Btf, Ebpf, EbpfLoader};
 use ebpf_abi::{Credit, Session};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -139,6 +139,7 @@ impl Object {
                 return Err(LoadError::Essential(name, refusal.clone()));
             }
         }
+        name_ours(&mut ebpf)?;
         let mut take = |name| ebpf.take_map(name).ok_or(LoadError::Missing(name));
         let maps = Maps {
             marks: take("marks")?,
@@ -159,6 +160,22 @@ impl Object {
     pub(crate) fn has_lsm(&self) -> bool {
         has_lsm(&self.coverage)
     }
+}
+
+/// Tells the programs which maps and programs are ours: who takes hold of them in a session tampers.
+fn name_ours(ebpf: &mut Ebpf) -> Result<(), LoadError> {
+    let infos: Vec<_> = ebpf.programs().filter_map(|(_, program)| program.info().ok()).collect();
+    let programs: Vec<u32> = infos.iter().map(ProgramInfo::id).collect();
+    let used = infos.iter().filter_map(|info| info.map_ids().ok().flatten());
+    let maps: Vec<u32> = used.flatten().collect();
+    for (name, ids) in [("our_maps", maps), ("our_programs", programs)] {
+        let map = ebpf.map_mut(name).ok_or(LoadError::Missing(name))?;
+        let mut map = HashMap::<_, u32, u32>::try_from(map)?;
+        for id in ids {
+            map.insert(id, 1, 0)?;
+        }
+    }
+    Ok(())
 }
 
 /// What came of the programs: first those that need LSM or nothing, then, where LSM is refused, those that stand in for them.

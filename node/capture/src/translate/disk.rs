@@ -3,7 +3,7 @@
 use ebpf_abi::{File, Header, file, flag, prov as provenance};
 use proto::event::{self, Body as Event};
 
-use super::{Context, delegation, file_identity, prov, text};
+use super::{Context, delegation, file_identity, mounts, other, prov, text};
 
 /// The event of a record, and what it hands to others.
 pub(super) fn events(
@@ -12,31 +12,36 @@ pub(super) fn events(
     program: String,
     file: &File,
     path: &[u8],
-    other: &[u8],
+    other_path: &[u8],
 ) -> Vec<Event> {
     let typed = header.prov == provenance::SYSCALL || header.prov == provenance::URING;
     let clean = |bytes: &[u8]| if typed { normal(&text(bytes)) } else { text(bytes) };
+    let in_fs = file.bits & flag::PATH_IN_FS != 0;
+    let found = in_fs.then(|| mounts::resolve(header.tgid, file.dev, &text(path))).flatten();
+    let cut = file.bits & flag::PATH_CUT != 0 || in_fs && found.is_none();
     let disk = event::SessionDisk {
         session: context.session.clone(),
         pid: header.tgid,
         program,
         op: name(file.op),
-        path: clean(path),
+        path: found.unwrap_or_else(|| clean(path)),
         // What a symbolic link says, or what is mounted, is no path of ours.
         target_path: match file.op {
-            file::SYMLINK | file::MOUNT => text(other),
-            _ => clean(other),
+            file::SYMLINK | file::MOUNT | file::SETXATTR | file::REMOVEXATTR => text(other_path),
+            _ => clean(other_path),
         },
         flags: file.flags,
         mode: file.mode & 0o7777,
         file: file_identity(file.dev, file.ino, file.nlink),
         times: file.times,
         prov: prov(header.prov),
-        path_cut: file.bits & (flag::PATH_CUT | flag::PATH_IN_FS) != 0,
+        path_cut: cut,
         return_code: file.result,
     };
     let delegated = delegation::by_file(&disk);
-    std::iter::once(disk.into()).chain(delegated).collect()
+    // Where the kernel is not asked before, this is how it is known.
+    let reached = if header.prov == provenance::LSM { None } else { other::memory(&disk) };
+    std::iter::once(disk.into()).chain(delegated).chain(reached).collect()
 }
 
 fn name(op: u32) -> String {

@@ -3,6 +3,7 @@
 //! - `command`: programs
 //! - `disk`: files
 //! - `dns`: questions for names
+//! - `mounts`: where file systems are mounted
 //! - `network`: connections
 //! - `other`: rights, the kernel, other processes
 //! - `delegation`: who does things for a session that it does not do itself
@@ -11,6 +12,7 @@ mod command;
 mod delegation;
 mod disk;
 mod dns;
+mod mounts;
 mod network;
 mod other;
 
@@ -120,7 +122,7 @@ impl Translator {
             }
             Body::Trace { trace, name } => {
                 let program = self.program(&header);
-                events.push(other::trace(context, &header, program, &trace, name));
+                events.extend(other::trace(context, &header, program, &trace, name));
             }
         }
         if !self.wants(class::CONTROL) {

@@ -140,7 +140,7 @@ pub(super) fn trace(
     program: String,
     record: &Trace,
     name: &[u8],
-) -> Event {
+) -> Vec<Event> {
     let session = context.session.clone();
     let (pid, target_pid) = (header.tgid, record.other);
     let target_program = comm(&record.other_comm);
@@ -156,7 +156,7 @@ pub(super) fn trace(
                 _ => "unknown",
             };
             let (via, path) = (via.to_owned(), text(name));
-            return event::SessionDelegation {
+            let delegation = event::SessionDelegation {
                 session,
                 pid,
                 program,
@@ -165,8 +165,8 @@ pub(super) fn trace(
                 target_pid,
                 target_program,
                 target_sid,
-            }
-            .into();
+            };
+            return vec![delegation.into()];
         }
         trace::PTRACE => "ptrace",
         trace::MEMORY => "memory",
@@ -174,7 +174,7 @@ pub(super) fn trace(
         trace::DESCRIPTOR => "descriptor",
         _ => "unknown",
     };
-    event::SessionTrace {
+    let reached = event::SessionTrace {
         session,
         pid,
         program,
@@ -188,6 +188,46 @@ pub(super) fn trace(
         },
         prov: prov(header.prov),
         return_code: record.result,
+    };
+    // Who is debugged does what the debugger wants.
+    let mastered = matches!(record.op, trace::PTRACE | trace::MEMORY)
+        && record.result == 0
+        && reached.target_sid != reached.session.sid.to_string();
+    let delegation = mastered.then(|| delegation(&reached, "ptrace"));
+    std::iter::once(reached.into()).chain(delegation).collect()
+}
+
+fn delegation(reached: &event::SessionTrace, via: &str) -> Event {
+    event::SessionDelegation {
+        session: reached.session.clone(),
+        pid: reached.pid,
+        program: reached.program.clone(),
+        via: via.to_owned(),
+        path: String::new(),
+        target_pid: reached.target_pid,
+        target_program: reached.target_program.clone(),
+        target_sid: reached.target_sid.clone(),
     }
     .into()
+}
+
+/// Another's memory, opened as a file.
+pub(super) fn memory(disk: &event::SessionDisk) -> Option<Event> {
+    let pid: u32 = disk.path.strip_prefix("/proc/")?.strip_suffix("/mem")?.parse().ok()?;
+    if disk.op != "open" || pid == disk.pid {
+        return None;
+    }
+    let reached = event::SessionTrace {
+        session: disk.session.clone(),
+        pid: disk.pid,
+        program: disk.program.clone(),
+        op: "memory".to_owned(),
+        target_pid: pid,
+        target_program: String::new(),
+        target_sid: String::new(),
+        detail: String::new(),
+        prov: disk.prov.clone(),
+        return_code: disk.return_code,
+    };
+    Some(reached.into())
 }

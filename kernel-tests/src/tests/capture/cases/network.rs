@@ -106,7 +106,9 @@ fn shell(scene: &Scene<'_>) -> Vec<Found> {
 }
 
 fn do_shell(deed: &Deed, _: &str) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    // A port that is free: before it happens, only what is asked for is known.
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let listener = TcpListener::bind(free).unwrap();
     deed.tell("port", listener.local_addr().unwrap().port());
     let (stream, _) = listener.accept().unwrap();
     let (input, output) = (stream.try_clone().unwrap(), stream);
