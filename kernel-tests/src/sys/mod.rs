@@ -1,12 +1,14 @@
 //! The only room of this crate with `unsafe`: system calls that deeds of the bypass suite do and that have no safe form
 //! elsewhere. Each is for a process that has one thread and does nothing else.
 //!
+//! - [`bpf`]: maps that are another's
 //! - [`exec`]: programs from descriptors, from memory that is not there yet, and from memory that changes
 //! - [`process`]: forks, namespaces, and reaching into others
 //! - [`uring`]: one operation through io_uring
 //! - [`watch`]: system calls of another, done in its stead
 #![expect(unsafe_code, reason = "system calls without a safe form")]
 
+pub(crate) mod bpf;
 pub(crate) mod exec;
 pub(crate) mod process;
 pub(crate) mod uring;
@@ -79,18 +81,4 @@ pub(crate) fn kexec(kernel: &File) -> io::Result<()> {
         libc::syscall(libc::SYS_kexec_file_load, file, -1, 1, line, KEXEC_FILE_NO_INITRAMFS)
     };
     checked(done).map(drop)
-}
-
-/// bpf(2) with attributes that are numbers only; no pointers, so that nothing of ours is read or written by it.
-pub(crate) fn bpf(command: i32, numbers: [u32; 4]) -> io::Result<i64> {
-    // SAFETY: the attributes live until the call returns and hold no pointers.
-    let done = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            command,
-            (&raw const numbers).cast_mut(),
-            size_of_val(&numbers),
-        )
-    };
-    checked(done)
 }

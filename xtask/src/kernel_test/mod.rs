@@ -43,6 +43,9 @@ pub(crate) struct Options {
     /// Run the tests of the capture on this machine, too, or only here where no kernel is named. Needs root.
     #[arg(long)]
     native: bool,
+    /// Have the capture's tests print every event; they stand in the console's file.
+    #[arg(long)]
+    events: bool,
     /// Make what the capture sees the measure, and write it to docs/reference.
     #[arg(long)]
     write_coverage: bool,
@@ -93,6 +96,8 @@ enum Place {
     Here,
 }
 
+/// What the tests' environment has where they are to print events.
+const EVENTS: &str = "KERNEL_TESTS_EVENTS";
 /// The name of this machine among the kernels.
 const NATIVE: &str = "native";
 
@@ -128,7 +133,7 @@ fn test_in_guest(kernel: &Kernel, program: &Path, options: &Options) -> Result<R
         [] => kernel.wanted.only().iter().map(ToString::to_string).collect(),
         named => named.to_vec(),
     };
-    let mut command = guest::command(kernel, &files, &only);
+    let mut command = guest::command(kernel, &files, &only, options.events.then_some(EVENTS));
     println!("-- {}: Linux {}", kernel.wanted.name(), kernel.release);
     if options.keep {
         println!("$ {}", process::line(&command));
@@ -149,6 +154,9 @@ fn test_here(program: &Path, options: &Options) -> Result<Report> {
     // The last words are the init's in a guest.
     let mut command = Command::new("/bin/sh");
     command.args(["-c", "\"$@\"; echo \"kernel-tests: exit=$?\"", "sh"]).arg(program);
+    if options.events {
+        command.env(EVENTS, "1");
+    }
     match options.only.as_slice() {
         [] => command.arg("capture"),
         named => command.args(named),

@@ -10,7 +10,7 @@ use serde_json::json;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../../ebpf/capture.bpf.o");
 
-/// Those that stand in for LSM programs are loaded, too, so that their count is known; only one of both is ever attached.
+/// Those that stand in for LSM programs are loaded, too, so that their count is known; where these are taken, nobody needs them.
 pub(super) fn every_program_is_taken_or_has_no_hook() {
     if !rustix::process::geteuid().is_root() {
         return crate::not_here("only root loads kernel programs");
@@ -29,7 +29,9 @@ pub(super) fn every_program_is_taken_or_has_no_hook() {
                 (None, "no such hook".to_owned())
             }
             Err(error) => {
-                refused.push(format!("{name}: {}", last_words(&error)));
+                if !capture::stands_in(name) {
+                    refused.push(format!("{name}: {}", last_words(&error)));
+                }
                 (None, "refused".to_owned())
             }
         };

@@ -175,6 +175,15 @@ impl<'s> Scene<'s> {
         outside
     }
 
+    /// Ends what is outside of all sessions.
+    fn clear(&self) {
+        for mut child in self.outside.borrow_mut().drain(..) {
+            // Gone already, or ended now.
+            child.kill().ok();
+            child.wait().ok();
+        }
+    }
+
     /// Takes what a part says of itself that is not for the case.
     fn hear(&self, part: &str, facts: &Facts) {
         self.impossible.borrow_mut().extend(facts.all("impossible"));
@@ -185,11 +194,7 @@ impl<'s> Scene<'s> {
 
 impl Drop for Scene<'_> {
     fn drop(&mut self) {
-        for child in self.outside.borrow_mut().iter_mut() {
-            // Gone already, or ended now.
-            child.kill().ok();
-            child.wait().ok();
-        }
+        self.clear();
     }
 }
 
@@ -231,6 +236,8 @@ impl Running<'_, '_> {
         if let Some(mut watch) = self.watch.take() {
             self.scene.stage.runtime.block_on(watch.settled());
         }
+        // Those that were reached into may be the session's now.
+        self.scene.clear();
         let started = Instant::now();
         // The capture holds the sink as long as a task of the session lives, or an event of it is under way.
         while Arc::strong_count(&self.memory) > 1 && started.elapsed() < OTHERS_WITHIN {

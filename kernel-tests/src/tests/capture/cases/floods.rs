@@ -25,7 +25,7 @@ pub(super) const CASES: &[Case] = &[
     },
 ];
 
-const FORKS: usize = 16;
+const FORKS: usize = 24;
 
 /// Every process has an end that is told.
 fn forks(scene: &Scene<'_>) -> Vec<Found> {
