@@ -40,35 +40,33 @@ pub fn told(body: &Body) -> Option<Told> {
         Body::SessionNetwork(it) => by("net", it.pid, connection(it)),
         Body::SessionPrivilege(it) => by("rights", it.pid, rights(it)),
         Body::SessionTrace(it) => by("trace", it.pid, trace(it)),
-        Body::Auth(_)
-        | Body::CertCreate(_)
-        | Body::ClientDisconnect(_)
-        | Body::Exec(_)
-        | Body::InstanceJoin(_)
-        | Body::JoinTokenCreate(_)
-        | Body::LockCreated(_)
-        | Body::LockDeleted(_)
-        | Body::MfaAdd(_)
-        | Body::Port(_)
-        | Body::ResetPasswordTokenCreate(_)
-        | Body::Resize(_)
-        | Body::RoleCreated(_)
-        | Body::RoleDeleted(_)
-        | Body::RoleUpdated(_)
-        | Body::SessionData(_)
-        | Body::SessionEnd(_)
-        | Body::SessionRecordingAccess(_)
-        | Body::SessionRejected(_)
-        | Body::SessionStart(_)
-        | Body::SessionUpload(_)
-        | Body::Sftp(_)
-        | Body::Subsystem(_)
-        | Body::UserCreate(_)
-        | Body::UserDelete(_)
-        | Body::UserLogin(_)
-        | Body::UserPasswordChange(_)
-        | Body::UserUpdate(_) => None,
+        // The others are not the kernel's.
+        other => {
+            debug_assert!(doer(other).is_none(), "{} has no words", other.name());
+            None
+        }
     }
+}
+
+/// The process that an event tells of, and the program in it.
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "the others are not the kernel's, or of no process"
+)]
+pub fn doer(body: &Body) -> Option<(u32, &str)> {
+    let (pid, program) = match body {
+        Body::SessionCommand(it) => (it.pid, &it.program),
+        Body::SessionCommandExit(it) => (it.pid, &it.program),
+        Body::SessionDelegation(it) => (it.pid, &it.program),
+        Body::SessionDisk(it) => (it.pid, &it.program),
+        Body::SessionDns(it) => (it.pid, &it.program),
+        Body::SessionKernel(it) => (it.pid, &it.program),
+        Body::SessionNetwork(it) => (it.pid, &it.program),
+        Body::SessionPrivilege(it) => (it.pid, &it.program),
+        Body::SessionTrace(it) => (it.pid, &it.program),
+        _ => return None,
+    };
+    Some((pid, program))
 }
 
 fn words(parts: &[&str]) -> String {
@@ -115,7 +113,7 @@ fn file(disk: &SessionDisk) -> String {
         "" => String::new(),
         target => format!(" > {}", quoted(target)),
     };
-    let (op, path) = (file_op(disk), quoted(&disk.path));
+    let (op, path) = (op_words(&file_op(disk)), quoted(&disk.path));
     format!("{op} {path}{cut}{to}{}{}", times(disk.times), result(disk.return_code))
 }
 
@@ -126,8 +124,14 @@ pub fn file_op(disk: &SessionDisk) -> String {
         ("open", 1) => "open to write".to_owned(),
         ("open", 2) => "open to read and write".to_owned(),
         ("chmod", _) => format!("chmod {:o}", disk.mode),
-        (op, _) => quoted(op),
+        (op, _) => op.to_owned(),
     }
+}
+
+/// An operation, to be shown.
+pub fn op_words(op: &str) -> String {
+    let is_plain = op.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, ' ' | '_'));
+    if is_plain { op.to_owned() } else { quoted(op) }
 }
 
 /// Operation, protocol, both ends, result.
@@ -185,7 +189,7 @@ fn delegation(it: &SessionDelegation) -> String {
         0 => String::new(),
         pid => format!(" to {}", other(pid, &it.target_program, &it.target_sid)),
     };
-    format!("work handed over, via {}{way}{other}", quoted(&it.via))
+    format!("over via {}{way}{other}", quoted(&it.via))
 }
 
 /// Into which process, and how.
