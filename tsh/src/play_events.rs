@@ -59,7 +59,7 @@ impl Events {
     /// Unix milliseconds of the session's start; of the first event, where that is not there.
     fn start_ms(&self) -> i64 {
         let start = self.events.iter().find(|event| matches!(event.body, Body::SessionStart(_)));
-        start.or(self.events.first()).map_or(0, |event| millis(event))
+        start.or(self.events.first()).map_or(0, millis)
     }
 
     /// What is not here, one line each.

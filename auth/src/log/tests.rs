@@ -24,8 +24,8 @@ async fn names(log: &Log) -> Vec<String> {
     found.iter().map(name).collect()
 }
 
-fn name(line: &Vec<u8>) -> String {
-    let line: serde_json::Value = serde_json::from_slice(line).unwrap();
+fn name(line: impl AsRef<[u8]>) -> String {
+    let line: serde_json::Value = serde_json::from_slice(line.as_ref()).unwrap();
     line["name"].as_str().unwrap_or_default().to_owned()
 }
 
