@@ -170,10 +170,10 @@ fn question(asked: &SessionDns) -> String {
     format!("{} {} of {whom}", quoted(&asked.name), quoted(&asked.qtype))
 }
 
-/// From what to what.
+/// From what, where that is known, to what.
 fn rights(it: &SessionPrivilege) -> String {
-    let (op, from, to) = (quoted(&it.op), quoted(&it.from), quoted(&it.to));
-    format!("{op} {from} > {to}{}", result(it.return_code))
+    let before = words(&[&it.op, &it.from]);
+    format!("{before} > {}{}", quoted(&it.to), result(it.return_code))
 }
 
 /// Who does it now, and how that came.
