@@ -1,6 +1,10 @@
 //! Machines as auth last heard of them. In memory, written to the store at most once a minute per machine or when
 //! something but the time has changed, so that heartbeats of thousands don't become a write load. A machine that is silent
 //! for ten minutes is gone from lists; its name stays its own as long as its certificate lives.
+//!
+//! - `capture`: what a node may say of its kernel
+
+mod capture;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -11,7 +15,7 @@ use proto::id::HostId;
 use proto::resource::{
     HostRole, KIND_NODE, Labels, Metadata, NODE_VERSION, Node as NodeResource, NodeSpec,
 };
-use proto::rpc::{HeartbeatRequest, Node};
+use proto::rpc::{CaptureStatus, HeartbeatRequest, Node, NodeCapture};
 
 use crate::clock::Clock;
 use crate::fault::Fault;
@@ -30,6 +34,8 @@ pub(crate) struct Inventory {
 #[derive(Debug, Clone)]
 struct Machine {
     resource: NodeResource,
+    /// What its kernel tells. In memory only: it is said anew with each heartbeat.
+    capture: Option<CaptureStatus>,
     written_at: i64,
 }
 
@@ -46,7 +52,7 @@ impl Inventory {
             if let Some(id) = item.key.strip_prefix(PREFIX)
                 && let Ok(id) = HostId::parse(id)
             {
-                machines.insert(id, Machine { resource, written_at: 0 });
+                machines.insert(id, Machine { resource, capture: None, written_at: 0 });
             }
         }
         Ok(Self { clock, hostnames, store, machines: Mutex::new(machines) })
@@ -56,12 +62,13 @@ impl Inventory {
     pub(crate) async fn heartbeat(
         &self,
         host: &HostIdentity,
-        beat: HeartbeatRequest,
+        mut beat: HeartbeatRequest,
     ) -> Result<i64, Fault> {
         let now = self.clock.now();
+        let capture = beat.capture.take().map(capture::checked).transpose()?;
         let resource = resource(host, beat, now)?;
         let id = host.host_id().clone();
-        if let Some(resource) = self.note(&id, resource, now)? {
+        if let Some(resource) = self.note(&id, resource, capture, now)? {
             let key = format!("{PREFIX}{id}");
             let expires = Some(now.saturating_add(GONE_SECONDS));
             self.store.put_if(&key, to_json(&resource)?, Expect::Any, expires).await?;
@@ -74,6 +81,7 @@ impl Inventory {
         &self,
         id: &HostId,
         resource: NodeResource,
+        capture: Option<CaptureStatus>,
         now: i64,
     ) -> Result<Option<NodeResource>, Fault> {
         let mut machines = self.lock()?;
@@ -81,9 +89,12 @@ impl Inventory {
         if !machines.contains_key(id) && machines.len() >= MACHINES_MAX {
             return Err(Fault::Limit("too many machines"));
         }
-        let machine = machines
-            .entry(id.clone())
-            .or_insert_with(|| Machine { resource: resource.clone(), written_at: 0 });
+        let machine = machines.entry(id.clone()).or_insert_with(|| Machine {
+            resource: resource.clone(),
+            capture: None,
+            written_at: 0,
+        });
+        machine.capture = capture;
         let due = now.saturating_sub(machine.written_at) >= WRITE_EVERY_SECONDS;
         let write = due || !same_but_time(&machine.resource, &resource);
         machine.resource = resource;
@@ -107,6 +118,35 @@ impl Inventory {
             (&a.spec.hostname, a_id).cmp(&(&b.spec.hostname, b_id))
         });
         list
+    }
+
+    /// What the kernels of nodes tell, by host id, from behind `after` on: as much as an answer holds, and whether there is
+    /// more. `node` is a name or an id; empty for all.
+    pub(crate) fn captures(&self, node: &str, after: &str) -> (Vec<NodeCapture>, bool) {
+        let now = self.clock.now();
+        let Ok(machines) = self.lock() else { return (Vec::new(), false) };
+        let is_asked = |id: &HostId, spec: &NodeSpec| {
+            spec.role == HostRole::Node
+                && id.as_str() > after
+                && (node.is_empty()
+                    || id.as_str() == node
+                    || spec.hostname.as_str().eq_ignore_ascii_case(node))
+        };
+        let mut list: Vec<_> = machines
+            .iter()
+            .filter(|(id, machine)| {
+                is_present(machine, now) && is_asked(id, &machine.resource.spec)
+            })
+            .collect();
+        list.sort_by_key(|(id, _)| *id);
+        let more = list.len() > CAPTURES_MAX;
+        let answer = list.into_iter().take(CAPTURES_MAX).map(|(id, machine)| NodeCapture {
+            host_id: id.to_string(),
+            nodename: machine.resource.spec.hostname.to_string(),
+            last_seen: machine.resource.spec.last_seen,
+            capture: machine.capture.clone(),
+        });
+        (answer.collect(), more)
     }
 
     /// The address that a present proxy reports, of the first by name; empty when there is none. What does not look like
@@ -252,6 +292,10 @@ fn same_but_time(a: &NodeResource, b: &NodeResource) -> bool {
 }
 
 const PREFIX: &str = "node/";
+/// Statuses in one answer: also the longest that nodes may send then fit into a message.
+const CAPTURES_MAX: usize = 100;
+const _: () =
+    assert!(CAPTURES_MAX * 2 * capture::STATUS_BYTES_MAX < net::auth_client::MESSAGE_BYTES_MAX);
 /// Ten minutes: twenty heartbeats missed.
 const GONE_SECONDS: i64 = 600;
 const WRITE_EVERY_SECONDS: i64 = 60;

@@ -21,8 +21,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::clock::Clock;
 use crate::store::StoreError;
-pub(crate) use crate::store::events::Filter;
-use crate::store::events::{EventIndex, Place};
+use crate::store::events::{EventIndex, Found, Place};
+pub(crate) use crate::store::events::{Filter, From};
 
 /// Why an event is not durable, or cannot be found. Whoever grants must then refuse.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +59,22 @@ pub(crate) struct Log {
 pub(crate) struct Sequenced {
     pub(crate) sequence: u64,
     pub(crate) json: Vec<u8>,
+}
+
+/// Part of what a search finds.
+#[derive(Debug)]
+pub(crate) struct Page {
+    /// Oldest first.
+    pub(crate) events: VecDeque<Vec<u8>>,
+    /// There are others, from `next` on.
+    pub(crate) more: bool,
+    pub(crate) next: From,
+}
+
+impl Default for Page {
+    fn default() -> Self {
+        Self { events: VecDeque::new(), more: false, next: From::Newest }
+    }
 }
 
 impl Log {
@@ -141,28 +157,43 @@ impl Log {
         self.writer.send(command).await.map_err(|_| LogError::Stopped)
     }
 
-    /// The newest `limit` matching events, oldest first; fewer when they would fill more than [`ANSWER_BYTES_MAX`].
+    /// At most `limit` matching events from `from` on; fewer when they would fill more than [`ANSWER_BYTES_MAX`].
     ///
     /// # Errors
     /// See [`LogError`].
     pub(crate) async fn search(
         &self,
         filter: Filter,
+        from: From,
         limit: usize,
-    ) -> Result<VecDeque<Vec<u8>>, LogError> {
+    ) -> Result<Page, LogError> {
+        let limit = limit.min(SEARCH_MAX);
         self.on_index(move |dir, index| {
-            let mut found = VecDeque::new();
+            let mut page = Page::default();
             let mut bytes = 0;
             let mut reader = LineReader::new(dir);
-            for place in index.search(&filter, limit.min(SEARCH_MAX))? {
-                let line = reader.line(&place)?;
-                bytes += line.len();
-                if bytes > ANSWER_BYTES_MAX {
+            // One more than is given, to know whether there is more.
+            for Found { id, time_ms, place } in index.search(&filter, from, limit + 1)? {
+                let length = usize::try_from(place.length).unwrap_or(usize::MAX);
+                let is_full = bytes + length > ANSWER_BYTES_MAX && !page.events.is_empty();
+                if page.events.len() >= limit || is_full {
+                    page.more = true;
                     break;
                 }
-                found.push_front(line);
+                bytes += length;
+                let line = reader.line(&place)?;
+                match from {
+                    From::After(_) => {
+                        page.events.push_back(line);
+                        page.next = From::After(id);
+                    }
+                    From::Before { .. } | From::Newest => {
+                        page.events.push_front(line);
+                        page.next = From::Before { time_ms, id };
+                    }
+                }
             }
-            Ok(found)
+            Ok(page)
         })
         .await
     }
@@ -223,9 +254,9 @@ impl Follow {
                 let found = self.log.on_index(move |dir, index| {
                     let mut reader = LineReader::new(dir);
                     index
-                        .after(&filter, seen, FOLLOW_BATCH)?
+                        .search(&filter, From::After(seen), FOLLOW_BATCH)?
                         .iter()
-                        .map(|(id, place)| Ok((*id, reader.line(place)?)))
+                        .map(|found| Ok((found.id, reader.line(&found.place)?)))
                         .collect::<Result<Vec<_>, LogError>>()
                 });
                 let found = found.await?;

@@ -25,6 +25,66 @@ pub fn plain_lines(text: &str) -> String {
     text.chars().filter(|c| !c.is_control() || matches!(c, '\n' | '\t')).collect()
 }
 
+/// One word as a shell would take it, on one line: with quotes where it has more than plain characters, and with escapes for
+/// what would not be seen, or would make something else be seen. Nothing is left out.
+pub fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_alphanumeric() || "_@%+=:,./-".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        return word.to_owned();
+    }
+    if !word.chars().any(|c| c == '\'' || is_unseen(c)) {
+        return format!("'{word}'");
+    }
+    let mut text = "$'".to_owned();
+    for c in word.chars() {
+        match c {
+            '\'' | '\\' => text.extend(['\\', c]),
+            '\n' => text.push_str("\\n"),
+            '\t' => text.push_str("\\t"),
+            '\r' => text.push_str("\\r"),
+            c if is_unseen(c) && u32::from(c) < 0x80 => {
+                text.push_str(&format!("\\x{:02x}", u32::from(c)));
+            }
+            c if is_unseen(c) => text.push_str(&format!("\\U{:08x}", u32::from(c))),
+            c => text.push(c),
+        }
+    }
+    text.push('\'');
+    text
+}
+
+/// Control characters, and those that change the order of others, join them, or have no width (Unicode, UAX #9 and the
+/// general category Cf).
+fn is_unseen(c: char) -> bool {
+    c.is_control()
+        || matches!(
+            c,
+            '\u{ad}'
+                | '\u{61c}'
+                | '\u{115f}'..='\u{1160}'
+                | '\u{180b}'..='\u{180f}'
+                | '\u{200b}'..='\u{200f}'
+                | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}'
+                | '\u{3164}'
+                | '\u{fe00}'..='\u{fe0f}'
+                | '\u{feff}'
+                | '\u{fff9}'..='\u{fffb}'
+                | '\u{e0000}'..='\u{e0fff}'
+        )
+}
+
+/// A line of at most so many characters; what is longer ends in `…`.
+pub fn shortened(line: &str, width: usize) -> String {
+    match line.char_indices().nth(width) {
+        None => line.to_owned(),
+        Some(_) => {
+            let kept: String = line.chars().take(width.saturating_sub(1)).collect();
+            format!("{kept}…")
+        }
+    }
+}
+
 /// Columns under a dashed head, as wide as their widest cell.
 pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     let rows: Vec<Vec<String>> =
@@ -101,6 +161,33 @@ mod tests {
         web1      env=prod
         ab[31m
         ");
+    }
+
+    #[test]
+    fn words_are_quoted_and_nothing_of_them_is_hidden() {
+        for (word, expect) in [
+            ("/usr/bin/id", "/usr/bin/id"),
+            ("größe=1", "größe=1"),
+            ("", "''"),
+            ("a b", "'a b'"),
+            ("$(id)", "'$(id)'"),
+            ("it's", r"$'it\'s'"),
+            ("a\\b", r"'a\b'"),
+            ("a\nb\t\x1b[2J\x7f", r"$'a\nb\t\x1b[2J\x7f'"),
+            ("a\\\n", r"$'a\\\n'"),
+            ("\u{9b}31m", r"$'\U0000009b31m'"),
+            ("cod\u{202e}exe.txt", r"$'cod\U0000202eexe.txt'"),
+            ("a\u{200b}b", r"$'a\U0000200bb'"),
+        ] {
+            assert_eq!(quoted(word), expect);
+        }
+    }
+
+    #[test]
+    fn long_lines_are_cut_between_characters() {
+        assert_eq!(shortened("größe", 5), "größe");
+        assert_eq!(shortened("größer", 5), "größ…");
+        assert_eq!(shortened("ab", 0), "…");
     }
 
     #[test]

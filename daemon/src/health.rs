@@ -33,6 +33,9 @@ pub(crate) struct Report {
     pub(crate) draining: bool,
     pub(crate) ready: bool,
     pub(crate) roles: BTreeMap<String, RoleHealth>,
+    /// What the kernel tells a node of sessions; empty without a node.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) capture: String,
     /// A process says it of itself; whoever asks for the status puts them together.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) lingering: Vec<Lingering>,
@@ -57,6 +60,7 @@ impl Health {
             draining: false,
             ready: false,
             roles,
+            capture: String::new(),
             lingering: Vec::new(),
         };
         Self { report: Mutex::new(report) }
@@ -77,6 +81,10 @@ impl Health {
 
     pub(crate) fn cluster(&self, cluster: &str) {
         self.change(|report| report.cluster = cluster.to_owned());
+    }
+
+    pub(crate) fn capture(&self, capture: String) {
+        self.change(|report| report.capture = capture);
     }
 
     pub(crate) fn draining(&self) {

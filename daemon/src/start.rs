@@ -287,6 +287,7 @@ async fn start_node(
     )
     .await
     .context("node")?;
+    health.capture(node.capture());
     follow_tunnel(node.tunnel_state(), proxy, health.clone());
     Ok(node)
 }

@@ -138,6 +138,9 @@ impl fmt::Display for Report {
             let mark = if health.ready { "ready" } else { "waiting" };
             writeln!(out, "  {role:<9} {mark}: {}", health.detail)?;
         }
+        if !self.capture.is_empty() {
+            writeln!(out, "  capture   {}", self.capture)?;
+        }
         for Lingering { pid, streams, left_s } in &self.lingering {
             let (streams, left) = (output::streams(*streams), output::span(*left_s));
             writeln!(out, "  upgraded  pid {pid} still has {streams}, for {left} at most")?;

@@ -1,4 +1,9 @@
-//! Tells auth that this node is there: name, labels, version, policy revision. For `tsh ls`; nothing waits for it.
+//! Tells auth that this node is there: name, labels, version, policy revision, and what its kernel tells of sessions. For
+//! `tsh ls` and `tctl capture status`; nothing waits for it.
+//!
+//! - `kernel`: what the kernel tells
+
+pub(crate) mod kernel;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +22,7 @@ pub(crate) async fn run(node: Arc<NodeContext>, auth: Channel, shutdown: Shutdow
     let mut ticks = tokio::time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut reached = true;
+    let mut kernel = kernel::Teller::new();
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
@@ -29,6 +35,7 @@ pub(crate) async fn run(node: Arc<NodeContext>, auth: Channel, shutdown: Shutdow
             version: proto::VERSION.into(),
             policy_revision: node.policy.borrow().revision,
             address: String::new(),
+            capture: Some(kernel.status(&node.capture)),
         };
         let now = match timeout(ANSWER_MAX, client.heartbeat(request)).await {
             Ok(Ok(_)) => true,

@@ -105,6 +105,15 @@ impl Node {
     pub fn sessions(&self) -> usize {
         self.context.sessions.load(Ordering::Relaxed)
     }
+    /// What the kernel tells of sessions, for people: `tier A`, `tier B`, or why nothing.
+    pub fn capture(&self) -> String {
+        let capture = &self.context.capture;
+        match (capture.tier(), capture.failure()) {
+            (Some(tier), _) => format!("tier {}", tier.name()),
+            (None, Some(failure)) => format!("nothing: {}", heartbeat::kernel::why(failure)),
+            (None, None) => "nothing".to_owned(),
+        }
+    }
     /// Waits until everything has ended after [`Shutdown::stop`].
     pub async fn finished(self) {
         self.tasks.close();

@@ -316,6 +316,7 @@ mod tests {
     impl rpc::audit_server::Audit for Auth {
         type TailStream = Nothing<rpc::EventLine>;
         type DownloadRecordingStream = Nothing<rpc::RecordingChunk>;
+        type SessionEventsStream = Nothing<rpc::EventLine>;
 
         async fn append(
             &self,
@@ -342,6 +343,12 @@ mod tests {
             &self,
             _: tonic::Request<rpc::DownloadRequest>,
         ) -> Answer<Self::DownloadRecordingStream> {
+            unused()
+        }
+        async fn session_events(
+            &self,
+            _: tonic::Request<rpc::SessionEventsRequest>,
+        ) -> Answer<Self::SessionEventsStream> {
             unused()
         }
         async fn recording_status(

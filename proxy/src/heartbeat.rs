@@ -43,6 +43,7 @@ async fn beat(core: &Core) -> Result<(), String> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         policy_revision: core.policy.current().revision,
         address: core.config.public_addr.clone(),
+        capture: None,
     };
     let mut client = InventoryClient::new(core.host.auth());
     match timeout(ANSWER_WITHIN, client.heartbeat(request)).await {

@@ -1,5 +1,7 @@
 //! `tctl events`: the audit log, past and as it happens. JSON goes out as it is kept: one object per line.
 
+use std::collections::VecDeque;
+
 use net::auth_client::MESSAGE_BYTES_MAX;
 use proto::id::SessionId;
 use proto::resource::Span;
@@ -23,7 +25,10 @@ pub(crate) async fn run(channel: Channel, command: &EventsCommand) -> Result<(),
     match command {
         EventsCommand::Ls(args) => {
             let request = search_request(args, OffsetDateTime::now_utc())?;
-            let events = audit.search(call(request)).await?.into_inner().events;
+            let (events, more) = newest(&mut audit, request, args.limit).await?;
+            if more {
+                eprintln!("{}", cut_off(args.limit));
+            }
             let lines: Vec<String> = events.iter().map(|json| line(json, args.format)).collect();
             print(&lines.concat())
         }
@@ -38,6 +43,33 @@ pub(crate) async fn run(channel: Channel, command: &EventsCommand) -> Result<(),
             Ok(())
         }
     }
+}
+
+/// At most so many, the oldest of them first, and whether there are more. Auth gives them in pages, from the newest back.
+async fn newest(
+    audit: &mut AuditClient<Channel>,
+    mut request: SearchRequest,
+    limit: u32,
+) -> Result<(VecDeque<Vec<u8>>, bool), Failure> {
+    let mut events = VecDeque::new();
+    let mut left = limit;
+    loop {
+        request.limit = left;
+        let page = audit.search(call(request.clone())).await?.into_inner();
+        left = left.saturating_sub(u32::try_from(page.events.len()).unwrap_or(u32::MAX));
+        let is_empty = page.events.is_empty();
+        page.events.into_iter().rev().for_each(|json| events.push_front(json));
+        if page.next.is_empty() || left == 0 || is_empty {
+            return Ok((events, !page.next.is_empty()));
+        }
+        request.page = page.next;
+    }
+}
+
+fn cut_off(limit: u32) -> String {
+    format!(
+        "Only the newest {limit} are listed; for more pass a larger --limit, or for older ones --until."
+    )
 }
 
 fn search_request(args: &EventsArgs, now: OffsetDateTime) -> Result<SearchRequest, Failure> {
@@ -55,6 +87,7 @@ fn search_request(args: &EventsArgs, now: OffsetDateTime) -> Result<SearchReques
         until: bound(&args.until)?,
         limit: args.limit,
         session: args.session.clone(),
+        ..SearchRequest::default()
     })
 }
 
@@ -151,6 +184,20 @@ mod tests {
             format: EventFormat::Json,
         };
         assert!(search_request(&args, OffsetDateTime::UNIX_EPOCH).is_err());
+    }
+
+    #[test]
+    fn types_are_given_several_times_or_with_commas() {
+        let words = ["tctl", "events", "ls", "--type", "exec,port", "--type=session.disk"];
+        let cli = <crate::flags::Cli as clap::Parser>::try_parse_from(words).unwrap();
+        let crate::flags::Command::Events { command: EventsCommand::Ls(args) } = cli.command else {
+            panic!("{cli:?}");
+        };
+        assert_eq!(args.filter.types, ["exec", "port", "session.disk"]);
+        for limit in ["0", "100001"] {
+            let words = ["tctl", "events", "ls", "--limit", limit];
+            assert!(<crate::flags::Cli as clap::Parser>::try_parse_from(words).is_err());
+        }
     }
 
     #[test]

@@ -36,6 +36,11 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: AuthCommand,
     },
+    /// What nodes' kernels tell of sessions.
+    Capture {
+        #[command(subcommand)]
+        command: CaptureCommand,
+    },
     /// Print a completion script for a shell.
     Completion { shell: clap_complete::Shell },
     /// Create resources from YAML.
@@ -59,6 +64,11 @@ pub(crate) enum Command {
         /// Which one: `user/alice`, `role/developers`, `lock/ID`.
         #[arg(value_name = "KIND/NAME")]
         resource: String,
+    },
+    /// What sessions did.
+    Session {
+        #[command(subcommand)]
+        command: SessionCommand,
     },
     /// The cluster, its authorities and pins.
     Status {
@@ -183,7 +193,7 @@ pub(crate) struct EventsArgs {
     #[arg(long, value_name = "SID", default_value = "")]
     pub(crate) session: String,
     /// At most so many, the newest.
-    #[arg(long, default_value_t = 100)]
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) limit: u32,
     #[arg(long, default_value = "text")]
     pub(crate) format: EventFormat,
@@ -243,6 +253,35 @@ pub(crate) enum NodesCommand {
         #[arg(long, default_value = "text")]
         format: Format,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CaptureCommand {
+    /// Per node: how much its kernel tells and what it refuses, what comes, what is lost.
+    Status {
+        #[arg(long, default_value = "text")]
+        format: Format,
+        /// Name or id of a node; all of them if absent.
+        node: Option<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SessionCommand {
+    /// Its processes, with their files and connections, as the kernel told of them. What is missing comes first.
+    Tree(TreeArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TreeArgs {
+    /// Whole lines, and all files and connections of a process.
+    #[arg(long)]
+    pub(crate) full: bool,
+    #[arg(long, default_value = "text")]
+    pub(crate) format: Format,
+    /// Session id.
+    #[arg(value_name = "SID")]
+    pub(crate) session: String,
 }
 
 #[derive(Debug, Subcommand)]

@@ -2,16 +2,19 @@
 //!
 //! - [`reach`]: the way to auth
 //! - [`users`], [`tokens`], [`nodes`], [`resources`] (get, create, rm, lock), [`authorities`] (auth, status), [`events`]
+//! - [`session`]: what a session did; [`capture`]: what nodes' kernels tell
 //! - people: [`flags`], [`join_line`]; how it fails and lists is the crate `cli`
 #![forbid(unsafe_code)]
 
 mod authorities;
+mod capture;
 mod events;
 mod flags;
 mod join_line;
 mod nodes;
 mod reach;
 mod resources;
+mod session;
 mod tokens;
 mod users;
 
@@ -56,12 +59,14 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         }
         Command::Version => output::print(&format!("tctl v{}\n", proto::VERSION)),
         Command::Auth { .. }
+        | Command::Capture { .. }
         | Command::Create(_)
         | Command::Events { .. }
         | Command::Get(_)
         | Command::Lock(_)
         | Command::Nodes { .. }
         | Command::Rm { .. }
+        | Command::Session { .. }
         | Command::Status { .. }
         | Command::Tokens { .. }
         | Command::Users { .. } => {
@@ -78,12 +83,14 @@ async fn asked(cli: &Cli) -> Result<(), Failure> {
             authorities::export(admin, args).await
         }
         Command::Auth { command: AuthCommand::Sign(args) } => authorities::sign(admin, args).await,
+        Command::Capture { command } => capture::run(channel, command).await,
         Command::Create(args) => resources::create(admin, args).await,
         Command::Events { command } => events::run(channel, command).await,
         Command::Get(args) => resources::get(admin, args).await,
         Command::Lock(args) => resources::lock(admin, args).await,
         Command::Nodes { command } => nodes::run(admin, command).await,
         Command::Rm { resource } => resources::remove(admin, resource).await,
+        Command::Session { command } => session::run(channel, command).await,
         Command::Status { format } => authorities::status(admin, *format).await,
         Command::Tokens { command } => tokens::run(admin, command).await,
         Command::Users { command } => users::run(admin, command).await,

@@ -138,6 +138,9 @@ pub(crate) enum ListFormat {
 pub(crate) struct PlayArgs {
     #[arg(short, long, default_value = "pty")]
     pub(crate) format: PlayFormat,
+    /// Print what the kernel told of the session, between the lines that it showed.
+    #[arg(long, conflicts_with_all = ["speed", "skip_idle_time"])]
+    pub(crate) events: bool,
     /// How fast.
     #[arg(long, default_value = "1x", value_parser = ["0.5x", "1x", "2x", "4x", "8x"])]
     pub(crate) speed: String,

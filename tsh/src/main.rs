@@ -3,7 +3,7 @@
 //! - before login: [`first_contact`], [`login`], [`invite`]
 //! - what a login leaves: [`home`] (files), [`profile`], [`known_hosts`], [`agent`]; [`signed_in`] loads it
 //! - sessions: [`target`], [`ssh`], [`scp`], [`proxy_ssh`], [`config_text`]
-//! - recordings: [`play`], [`asciicast`], [`recordings`]
+//! - recordings: [`play`], [`play_events`], [`asciicast`], [`recordings`]
 //! - people: [`flags`], [`prompt`], [`status`], [`ls`], [`logout`], [`address`]; how it fails and lists is the crate `cli`
 #![forbid(unsafe_code)]
 
@@ -20,6 +20,7 @@ mod login;
 mod logout;
 mod ls;
 mod play;
+mod play_events;
 mod profile;
 mod prompt;
 mod proxy_ssh;

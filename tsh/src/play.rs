@@ -1,5 +1,5 @@
 //! `tsh play`: a recording on the terminal as it was, as plain text, or as JSON lines. From auth by session id, or from
-//! a file.
+//! a file. With its events: [`crate::play_events`].
 
 use std::io::{IsTerminal as _, Read as _, Write as _};
 use std::path::Path;
@@ -12,9 +12,11 @@ use proto::rpc::audit_client::AuditClient;
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
+use tonic::transport::Channel;
 
 use crate::asciicast::{self, Moment, Recording, Strip, Tame, What};
 use crate::flags::{PlayArgs, PlayFormat};
+use crate::play_events;
 use crate::signed_in::SignedIn;
 use crate::ssh::session::EndSignals;
 use crate::ssh::terminal::RawTerminal;
@@ -27,6 +29,9 @@ pub(crate) async fn run(
     signed_in: impl FnOnce() -> Result<SignedIn, Failure>,
     args: &PlayArgs,
 ) -> Result<(), Failure> {
+    if args.events {
+        return with_events(signed_in, args).await;
+    }
     let text = load(signed_in, &args.session).await?;
     let recording = asciicast::parse(&text)?;
     match args.format {
@@ -34,6 +39,23 @@ pub(crate) async fn run(
         PlayFormat::Text => print(&plain_text(&recording)),
         PlayFormat::Pty => replay(&recording, args).await,
     }
+}
+
+async fn with_events(
+    signed_in: impl FnOnce() -> Result<SignedIn, Failure>,
+    args: &PlayArgs,
+) -> Result<(), Failure> {
+    if Path::new(&args.session).is_file() {
+        return Err(Failure::usage("--events takes a session id: a file has no events"));
+    }
+    let sid = session_id(&args.session)?;
+    let channel = signed_in()?.auth()?;
+    let recording = asciicast::parse(&download(channel.clone(), &sid).await?)?;
+    let events = play_events::load(channel, &sid).await.map_err(refused)?;
+    print(&match args.format {
+        PlayFormat::Json => play_events::json_lines(&recording, &events),
+        PlayFormat::Pty | PlayFormat::Text => play_events::text(&recording, &events),
+    })
 }
 
 /// A file if there is one of that name, else the session of that id (also when written as `<sid>.cast`).
@@ -48,14 +70,20 @@ async fn load(
         file.take(RECORDING_BYTES_MAX + 1).read_to_end(&mut bytes).doing(session)?;
         return to_text(bytes);
     }
-    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or(session);
+    let sid = session_id(session)?;
+    download(signed_in()?.auth()?, &sid).await
+}
+
+fn session_id(session: &str) -> Result<SessionId, Failure> {
+    let name = Path::new(session).file_name().and_then(|name| name.to_str()).unwrap_or(session);
     let name = name.split_once('.').map_or(name, |(stem, _)| stem);
-    let sid = SessionId::parse(name).map_err(|_| {
+    SessionId::parse(name).map_err(|_| {
         Failure::new(format!("{session:?} is neither a file nor a session id")).hint(WHERE_IDS_ARE)
-    })?;
-    let signed_in = signed_in()?;
-    let mut audit =
-        AuditClient::new(signed_in.auth()?).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    })
+}
+
+async fn download(channel: Channel, sid: &SessionId) -> Result<String, Failure> {
+    let mut audit = AuditClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let request = DownloadRequest { sid: sid.to_string() };
     let mut chunks = audit.download_recording(request).await.map_err(refused)?.into_inner();
     let mut bytes = Vec::new();

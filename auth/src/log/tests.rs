@@ -20,12 +20,13 @@ fn role(name: &str) -> Body {
 }
 
 async fn names(log: &Log) -> Vec<String> {
-    let found = log.search(Filter::default(), 100).await.unwrap();
-    let name = |line: &Vec<u8>| {
-        let line: serde_json::Value = serde_json::from_slice(line).unwrap();
-        line["name"].as_str().unwrap_or_default().to_owned()
-    };
+    let found = log.search(Filter::default(), From::Newest, 100).await.unwrap().events;
     found.iter().map(name).collect()
+}
+
+fn name(line: impl AsRef<[u8]>) -> String {
+    let line: serde_json::Value = serde_json::from_slice(line.as_ref()).unwrap();
+    line["name"].as_str().unwrap_or_default().to_owned()
 }
 
 const DAY: i64 = 86_400;
@@ -129,4 +130,35 @@ async fn a_follower_misses_nothing_and_sees_only_what_it_asked_for() {
         }
     }
     assert_eq!(seen, (0..200).map(|number: i32| number.to_string()).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn pages_hold_everything_once_in_both_directions() {
+    let dir = tempfile::tempdir().unwrap();
+    let (clock, hand) = Clock::fake(NOW);
+    let log = open(dir.path(), &clock);
+    let all: Vec<String> = (0..25).map(|number| format!("r{number:02}")).collect();
+    for chunk in all.chunks(10) {
+        // Many have the same time: pages end amid them.
+        log.record(chunk.iter().map(|name| role(name))).await.unwrap();
+        hand.fetch_add(1, Ordering::SeqCst);
+    }
+    for begin in [From::Newest, From::After(0)] {
+        let (mut from, mut pages) = (begin, Vec::new());
+        loop {
+            let page = log.search(Filter::default(), from, 4).await.unwrap();
+            pages.push(page.events.iter().map(name).collect::<Vec<_>>());
+            if !page.more {
+                break;
+            }
+            from = page.next;
+        }
+        assert_eq!(pages.len(), 7);
+        if begin == From::Newest {
+            pages.reverse();
+        }
+        assert_eq!(pages.concat(), all);
+    }
+    let whole = log.search(Filter::default(), From::Newest, 25).await.unwrap();
+    assert!(!whole.more && whole.events.len() == 25);
 }

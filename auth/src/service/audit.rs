@@ -2,17 +2,18 @@
 //! somebody sees all recordings; everybody sees those of their own sessions. A recording is given out only after the
 //! event that says so is durable.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use net::shutdown::Shutdown;
-use proto::event::SessionRecordingAccess;
+use proto::event::{self, SessionRecordingAccess};
 use proto::recording::Summary;
 use proto::rpc::audit_server::Audit;
 use proto::rpc::upload_request::Part;
 use proto::rpc::{
     AppendRequest, AppendResponse, DownloadRequest, EventLine, ListRecordingsRequest,
     ListRecordingsResponse, RecordingChunk, RecordingStatusRequest, SearchRequest, SearchResponse,
-    TailRequest, UploadRequest, UploadResponse,
+    SessionEventsRequest, TailRequest, UploadRequest, UploadResponse,
 };
 use tokio::io::AsyncReadExt as _;
 use tonic::{Request, Response, Status, Streaming};
@@ -21,7 +22,7 @@ use tracing::warn;
 use super::caller::{Caller, Gate};
 use super::{Answers, SILENCE_MAX, Sender, answers};
 use crate::fault::Fault;
-use crate::log::{Filter, Log, SEARCH_MAX, Sequenced};
+use crate::log::{Filter, From, Log, SEARCH_MAX, Sequenced};
 use crate::recordings::{Opened, Progress, Recordings, Upload};
 
 #[derive(Debug)]
@@ -36,6 +37,7 @@ pub(crate) struct AuditService {
 impl Audit for AuditService {
     type TailStream = Answers<EventLine>;
     type DownloadRecordingStream = Answers<RecordingChunk>;
+    type SessionEventsStream = Answers<EventLine>;
 
     async fn append(
         &self,
@@ -69,8 +71,10 @@ impl Audit for AuditService {
             0 => SEARCH_DEFAULT,
             limit => usize::try_from(limit).unwrap_or(SEARCH_MAX),
         };
-        let events = self.log.search(filter, limit).await.map_err(Fault::from)?;
-        Ok(Response::new(SearchResponse { events: events.into() }))
+        let from = page::read(&search.page, search.oldest_first)?;
+        let page = self.log.search(filter, from, limit).await.map_err(Fault::from)?;
+        let next = if page.more { page::write(page.next) } else { String::new() };
+        Ok(Response::new(SearchResponse { events: page.events.into(), next }))
     }
 
     async fn tail(
@@ -157,19 +161,7 @@ impl Audit for AuditService {
         request: Request<DownloadRequest>,
     ) -> Result<Response<Self::DownloadRecordingStream>, Status> {
         let caller = self.gate.person(&request)?;
-        let found = self.recordings.find(&request.get_ref().sid).await;
-        let sees_all = self.gate.check(&caller, "session", "read");
-        let (summary, path) = match (found, sees_all) {
-            (Ok(found), Ok(())) => found,
-            (Ok(found), Err(_)) if took_part(&caller, &found.0) => found,
-            (Err(fault), Ok(())) => return Err(fault.into()),
-            // Missing and forbidden read the same.
-            (Ok(_) | Err(_), Err(_)) => {
-                return Err(Fault::Missing("a recording of this session".into()).into());
-            }
-        };
-        let access = SessionRecordingAccess { actor: caller.actor(), sid: summary.sid };
-        self.log.record([access.into()]).await.map_err(Fault::from)?;
+        let (_, path) = self.play(&caller, &request.get_ref().sid).await?;
         let file = tokio::fs::File::open(&path)
             .await
             .map_err(|error| Fault::Internal(format!("{}: {error}", path.display())))?;
@@ -177,9 +169,40 @@ impl Audit for AuditService {
         tokio::spawn(send_file(file, sender));
         Ok(Response::new(receiver))
     }
+
+    async fn session_events(
+        &self,
+        request: Request<SessionEventsRequest>,
+    ) -> Result<Response<Self::SessionEventsStream>, Status> {
+        let caller = self.gate.person(&request)?;
+        let (summary, _) = self.play(&caller, &request.get_ref().sid).await?;
+        let names = event::CAPTURED.iter().map(|name| (*name).to_owned()).collect();
+        let filter = Filter { names, sid: summary.sid.to_string(), ..Filter::default() };
+        let (sender, receiver) = answers();
+        tokio::spawn(send_events(self.log.clone(), filter, sender));
+        Ok(Response::new(receiver))
+    }
 }
 
 impl AuditService {
+    /// Lets somebody see a recording and what belongs to it, once the event that says so is durable. Missing and
+    /// forbidden read the same.
+    async fn play(&self, caller: &Caller, sid: &str) -> Result<(Summary, PathBuf), Fault> {
+        let found = self.recordings.find(sid).await;
+        let sees_all = self.gate.check(caller, "session", "read");
+        let (summary, path) = match (found, sees_all) {
+            (Ok(found), Ok(())) => found,
+            (Ok(found), Err(_)) if took_part(caller, &found.0) => found,
+            (Err(fault), Ok(())) => return Err(fault),
+            (Ok(_) | Err(_), Err(_)) => {
+                return Err(Fault::Missing("a recording of this session".into()));
+            }
+        };
+        let access = SessionRecordingAccess { actor: caller.actor(), sid: summary.sid.clone() };
+        self.log.record([access.into()]).await?;
+        Ok((summary, path))
+    }
+
     /// Takes in the pieces until the seal. Whatever ends the stream before it, what came is kept.
     async fn receive(
         &self,
@@ -235,6 +258,56 @@ async fn send_file(mut file: tokio::fs::File, sender: Sender<RecordingChunk>) {
         let failed = chunk.is_err();
         if sender.send(chunk).await.is_err() || failed {
             return;
+        }
+    }
+}
+
+/// All that match, page by page, no faster than they are read.
+async fn send_events(log: Log, filter: Filter, sender: Sender<EventLine>) {
+    let mut from = From::After(0);
+    loop {
+        let page = match log.search(filter.clone(), from, SEARCH_DEFAULT).await {
+            Ok(page) => page,
+            Err(error) => {
+                sender.send(Err(Fault::from(error).into())).await.ok();
+                return;
+            }
+        };
+        for json in page.events {
+            if sender.send(Ok(EventLine { json })).await.is_err() {
+                return;
+            }
+        }
+        if !page.more {
+            return;
+        }
+        from = page.next;
+    }
+}
+
+/// Where the next page of a search begins, as clients carry it: they know nothing of its meaning.
+mod page {
+    use crate::fault::Fault;
+    use crate::log::From;
+
+    /// A stranger's text; the entry and the time in it are only places in an order.
+    pub(super) fn read(text: &str, oldest_first: bool) -> Result<From, Fault> {
+        let from = match (text, oldest_first) {
+            ("", true) => Some(From::After(0)),
+            ("", false) => Some(From::Newest),
+            (id, true) => id.parse().ok().map(From::After),
+            (both, false) => both.split_once('.').and_then(|(time, id)| {
+                Some(From::Before { time_ms: time.parse().ok()?, id: id.parse().ok()? })
+            }),
+        };
+        from.ok_or_else(|| Fault::Invalid("a page that no answer has named".into()))
+    }
+
+    pub(super) fn write(from: From) -> String {
+        match from {
+            From::After(id) => id.to_string(),
+            From::Before { time_ms, id } => format!("{time_ms}.{id}"),
+            From::Newest => String::new(),
         }
     }
 }

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use proto::rpc::inventory_server::Inventory;
-use proto::rpc::{HeartbeatRequest, HeartbeatResponse, ListNodesRequest, ListNodesResponse};
+use proto::rpc::{
+    HeartbeatRequest, HeartbeatResponse, ListCaptureRequest, ListCaptureResponse, ListNodesRequest,
+    ListNodesResponse,
+};
 use tonic::{Request, Response, Status};
 
 use super::caller::{Caller, Gate};
@@ -45,5 +48,17 @@ impl Inventory for InventoryService {
             }
         };
         Ok(Response::new(ListNodesResponse { nodes }))
+    }
+
+    async fn list_capture(
+        &self,
+        request: Request<ListCaptureRequest>,
+    ) -> Result<Response<ListCaptureResponse>, Status> {
+        self.gate.administrator(&request, "node", "list")?;
+        let request = request.into_inner();
+        let (nodes, more) = self.inventory.captures(&request.node, &request.page);
+        let last = nodes.last().filter(|_| more);
+        let next = last.map(|node| node.host_id.clone()).unwrap_or_default();
+        Ok(Response::new(ListCaptureResponse { nodes, next }))
     }
 }

@@ -44,6 +44,27 @@ pub(crate) struct Filter {
     pub(crate) until_ms: Option<i64>,
 }
 
+/// Where a search begins, and in which order it goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum From {
+    /// Behind this entry, in the order of storing.
+    After(u64),
+    /// Before this entry and its time, in Unix milliseconds; back in time.
+    Before { time_ms: i64, id: u64 },
+    /// From the newest back in time.
+    Newest,
+}
+
+/// A match.
+#[derive(Debug, Clone)]
+pub(crate) struct Found {
+    /// Grows in the order of storing.
+    pub(crate) id: u64,
+    /// Unix milliseconds.
+    pub(crate) time_ms: i64,
+    pub(crate) place: Place,
+}
+
 /// One connection to the index. Calls block for a disk access; callers are threads of their own.
 #[derive(Debug)]
 pub(crate) struct EventIndex {
@@ -110,12 +131,13 @@ impl EventIndex {
     pub(crate) fn last_place(&self) -> Result<Option<Place>, StoreError> {
         self.connection
             .query_row(
-                "SELECT id, file, offset, length FROM events ORDER BY file DESC, offset DESC LIMIT 1",
+                "SELECT id, file, offset, length, time FROM events
+                 ORDER BY file DESC, offset DESC LIMIT 1",
                 [],
-                place,
+                found,
             )
             .optional()
-            .map(|found| found.map(|(_, place)| place))
+            .map(|found| found.map(|found| found.place))
             .map_err(database)
     }
 
@@ -133,57 +155,51 @@ impl EventIndex {
         let first: Option<String> = self
             .connection
             .prepare_cached(
-                "SELECT source FROM events WHERE sid = ?1 AND source <> 'auth' ORDER BY id LIMIT 1",
+                "SELECT source FROM events
+                 WHERE sid = ?1 AND sid <> '' AND source <> 'auth' ORDER BY id LIMIT 1",
             )
             .and_then(|mut statement| statement.query_row([sid], |row| row.get(0)).optional())
             .map_err(database)?;
         Ok(first.is_some_and(|first| first != source))
     }
 
-    /// The newest `limit` matches, newest first.
-    pub(crate) fn search(&self, filter: &Filter, limit: usize) -> Result<Vec<Place>, StoreError> {
-        let found = self.select(filter, None, "ORDER BY time DESC, id DESC", limit)?;
-        Ok(found.into_iter().map(|(_, place)| place).collect())
-    }
-
-    /// Matches that were stored after entry `id`, oldest first, with their ids.
-    pub(crate) fn after(
+    /// At most `limit` matches from `from` on, in its order.
+    pub(crate) fn search(
         &self,
         filter: &Filter,
-        id: u64,
+        from: From,
         limit: usize,
-    ) -> Result<Vec<(u64, Place)>, StoreError> {
-        self.select(filter, Some(id), "ORDER BY id", limit)
-    }
-
-    fn select(
-        &self,
-        filter: &Filter,
-        after: Option<u64>,
-        order: &str,
-        limit: usize,
-    ) -> Result<Vec<(u64, Place)>, StoreError> {
+    ) -> Result<Vec<Found>, StoreError> {
         use rusqlite::types::Value;
         let mut conditions = vec!["1".to_owned()];
         let mut values: Vec<Value> = Vec::new();
-        let mut also = |condition: &str, value: Value| {
+        let mut also = |condition: &str, value: &[Value]| {
             conditions.push(condition.to_owned());
-            values.push(value);
+            values.extend_from_slice(value);
         };
-        if let Some(id) = after {
-            also("id > ?", signed(id).into());
-        }
+        let order = match from {
+            From::After(id) => {
+                also("id > ?", &[signed(id).into()]);
+                "id"
+            }
+            From::Before { time_ms, id } => {
+                also("(time, id) < (?, ?)", &[time_ms.into(), signed(id).into()]);
+                "time DESC, id DESC"
+            }
+            From::Newest => "time DESC, id DESC",
+        };
         if !filter.user.is_empty() {
-            also("user = ?", filter.user.clone().into());
+            also("user = ?", &[filter.user.clone().into()]);
         }
         if !filter.sid.is_empty() {
-            also("sid = ?", filter.sid.clone().into());
+            // The index of sessions is used only where the query repeats its condition.
+            also("sid <> '' AND sid = ?", &[filter.sid.clone().into()]);
         }
         if let Some(since) = filter.since_ms {
-            also("time >= ?", since.into());
+            also("time >= ?", &[since.into()]);
         }
         if let Some(until) = filter.until_ms {
-            also("time <= ?", until.into());
+            also("time <= ?", &[until.into()]);
         }
         if !filter.names.is_empty() {
             let marks = vec!["?"; filter.names.len()].join(", ");
@@ -193,21 +209,21 @@ impl EventIndex {
         let conditions = conditions.join(" AND ");
         values.push(i64::try_from(limit).unwrap_or(i64::MAX).into());
         let sql = format!(
-            "SELECT id, file, offset, length FROM events WHERE {conditions} {order} LIMIT ?"
+            "SELECT id, file, offset, length, time FROM events WHERE {conditions} ORDER BY {order} LIMIT ?"
         );
         self.connection
             .prepare_cached(&sql)
             .and_then(|mut statement| {
-                statement.query_map(params_from_iter(values), place)?.collect()
+                statement.query_map(params_from_iter(values), found)?.collect()
             })
             .map_err(database)
     }
 }
 
-fn place(row: &rusqlite::Row<'_>) -> rusqlite::Result<(u64, Place)> {
+fn found(row: &rusqlite::Row<'_>) -> rusqlite::Result<Found> {
     let (id, offset, length): (i64, i64, i64) = (row.get(0)?, row.get(2)?, row.get(3)?);
     let place = Place { file: row.get(1)?, offset: unsigned(offset), length: unsigned(length) };
-    Ok((unsigned(id), place))
+    Ok(Found { id: unsigned(id), time_ms: row.get(4)?, place })
 }
 
 const SCHEMA: &str = "

@@ -10,8 +10,8 @@ use proto::rpc::audit_client::AuditClient;
 use proto::rpc::upload_request::Part;
 use proto::rpc::{
     AppendRequest, DownloadRequest, ListRecordingsRequest, PutResourceRequest, RecordingHead,
-    RecordingSeal, RecordingStatusRequest, SearchRequest, SequencedEvent, TailRequest,
-    UploadRequest, UploadResponse,
+    RecordingSeal, RecordingStatusRequest, SearchRequest, SequencedEvent, SessionEventsRequest,
+    TailRequest, UploadRequest, UploadResponse,
 };
 use sha2::{Digest as _, Sha256};
 use time::OffsetDateTime;
@@ -366,6 +366,103 @@ async fn who_may_see_a_recording_leaves_a_trace() {
             format!("T2012I session.recording.access ann {}", ids[1]),
         ]
     );
+}
+
+async fn events_of(channel: &Channel, sid: &str) -> Result<Vec<String>, Status> {
+    let request = SessionEventsRequest { sid: sid.into() };
+    let mut lines = AuditClient::new(channel.clone()).session_events(request).await?.into_inner();
+    let mut events = Vec::new();
+    while let Some(line) = lines.message().await? {
+        events.push(summary(&line.json, &["program", "sid"]));
+    }
+    Ok(events)
+}
+
+fn exit_of(machine: &Machine, sid: &SessionId, program: &str) -> Body {
+    event::SessionCommandExit {
+        session: session(machine, sid, "alice"),
+        pid: 7,
+        ppid: 1,
+        program: program.into(),
+        exit_code: 0,
+        signal: 0,
+    }
+    .into()
+}
+
+#[tokio::test]
+async fn whoever_may_play_a_recording_sees_its_events_and_nobody_else() {
+    let cluster = Cluster::start().await;
+    let machine = cluster.join(HostRole::Node, "web1").await;
+    let (own, other) = (sid(1), sid(2));
+    for (id, user) in [(&own, "alice"), (&other, "bob")] {
+        let parts = vec![head(id.as_str(), &recording(&machine, id, user)), seal(b"")];
+        upload(&machine.channel, parts).await.unwrap();
+    }
+    // More than a page.
+    let mut events = vec![sequenced(&cluster, 1, start_of(&machine, &own, "alice"))];
+    events
+        .extend((2..=250).map(|n| sequenced(&cluster, n, exit_of(&machine, &own, &n.to_string()))));
+    events.push(sequenced(&cluster, 251, exit_of(&machine, &other, "other")));
+    append(&machine.channel, events).await.unwrap();
+    let secret = cluster.user("alice", &["access"], &["alice"]).await;
+    let alice = cluster.signed_in("alice", &secret).await;
+    let secret = cluster.user("ann", &["auditor"], &[]).await;
+    let ann = cluster.signed_in("ann", &secret).await;
+    let seen = events_of(&alice, own.as_str()).await.unwrap();
+    assert_eq!(seen.len(), 250);
+    assert_eq!(seen[0], format!("T2000I session.start {own}"));
+    assert_eq!(seen[249], format!("TSC00I session.command.exit 250 {own}"));
+    assert!(seen.iter().all(|event| event.ends_with(own.as_str())));
+    assert_eq!(events_of(&ann, own.as_str()).await.unwrap(), seen, "who watched is not among them");
+    assert_eq!(events_of(&ann, other.as_str()).await.unwrap().len(), 1);
+    let forbidden = refused(events_of(&alice, other.as_str()).await, Code::NotFound);
+    let missing = refused(events_of(&alice, sid(9).as_str()).await, Code::NotFound);
+    let unplayable = refused(download(&alice, other.as_str()).await, Code::NotFound);
+    assert_eq!((&forbidden, &forbidden), (&missing, &unplayable));
+    refused(events_of(&ann, sid(9).as_str()).await, Code::NotFound);
+    refused(events_of(&machine.channel, own.as_str()).await, Code::PermissionDenied);
+    refused(events_of(&cluster.anonymous(), own.as_str()).await, Code::Unauthenticated);
+    let watched = cluster.events(&["user", "sid"]).await;
+    let watched = watched.iter().filter(|event| event.contains("recording.access")).count();
+    assert_eq!(watched, 3);
+}
+
+#[tokio::test]
+async fn a_search_goes_on_page_by_page() {
+    let cluster = Cluster::start().await;
+    let machine = cluster.join(HostRole::Node, "web1").await;
+    let exits: Vec<_> = (1..=25)
+        .map(|n| sequenced(&cluster, n, exit_of(&machine, &sid(1), &n.to_string())))
+        .collect();
+    append(&machine.channel, exits).await.unwrap();
+    let local = net::auth_client::socket_channel(cluster.auth.socket_path().to_owned());
+    let mut client = AuditClient::new(local);
+    for oldest_first in [true, false] {
+        let mut request = SearchRequest {
+            types: vec!["session.command.exit".into(), "session.command".into()],
+            session: sid(1).to_string(),
+            limit: 10,
+            oldest_first,
+            ..Default::default()
+        };
+        let mut pages = Vec::new();
+        loop {
+            let answer = client.search(request.clone()).await.unwrap().into_inner();
+            pages.push(answer.events.iter().map(|e| summary(e, &["program"])).collect::<Vec<_>>());
+            if answer.next.is_empty() {
+                break;
+            }
+            request.page = answer.next;
+        }
+        if !oldest_first {
+            pages.reverse();
+        }
+        let expect: Vec<_> = (1..=25).map(|n| format!("TSC00I session.command.exit {n}")).collect();
+        assert_eq!(pages.concat(), expect);
+        let odd = SearchRequest { page: "1.2.3".into(), ..request };
+        refused(client.search(odd).await, Code::InvalidArgument);
+    }
 }
 
 #[tokio::test]

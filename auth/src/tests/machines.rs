@@ -14,9 +14,9 @@ use proto::rpc::inventory_client::InventoryClient;
 use proto::rpc::join_client::JoinClient;
 use proto::rpc::policy_client::PolicyClient;
 use proto::rpc::{
-    CreateTokenRequest, DeleteResourceRequest, HeartbeatRequest, ListNodesRequest,
-    PutResourceRequest, RegisterRequest, RenewRequest, SignHostRequest, StatusRequest,
-    WatchRequest,
+    CaptureStatus, CreateTokenRequest, DeleteResourceRequest, HeartbeatRequest, ListCaptureRequest,
+    ListNodesRequest, PutResourceRequest, RefusedProgram, RegisterRequest, RenewRequest,
+    SignHostRequest, StatusRequest, WatchRequest,
 };
 use proto::snapshot::{Authorities, SIGNATURE_CONTEXT, Snapshot};
 use tonic::Code;
@@ -150,6 +150,47 @@ async fn names_of_others_and_of_services_are_refused() {
 }
 
 #[tokio::test]
+async fn nodes_say_what_their_kernels_tell() {
+    let cluster = Cluster::start().await;
+    let capture = CaptureStatus {
+        tier: "B".into(),
+        refused: vec![RefusedProgram { name: "task_alloc".into(), reason: "no LSM".into() }],
+        lost: 3,
+        ..CaptureStatus::default()
+    };
+    let beat = |nodename: &str, capture| HeartbeatRequest {
+        role: "node".into(),
+        nodename: nodename.into(),
+        capture,
+        ..HeartbeatRequest::default()
+    };
+    let told = cluster.join(HostRole::Node, "web1").await;
+    let mut told = InventoryClient::new(told.channel);
+    told.heartbeat(beat("web1", Some(capture.clone()))).await.unwrap();
+    let silent = cluster.join(HostRole::Node, "web2").await;
+    InventoryClient::new(silent.channel).heartbeat(beat("web2", None)).await.unwrap();
+    let secret = cluster.user("eve", &["editor"], &[]).await;
+    let mut eve = InventoryClient::new(cluster.signed_in("eve", &secret).await);
+    let ask = |node: &str| ListCaptureRequest { node: node.into(), page: String::new() };
+    let all = eve.list_capture(ask("")).await.unwrap().into_inner();
+    assert_eq!((all.nodes.len(), all.next.as_str()), (2, ""));
+    let one = eve.list_capture(ask("WEB1")).await.unwrap().into_inner().nodes;
+    assert_eq!(one.len(), 1);
+    assert_eq!((one[0].nodename.as_str(), &one[0].capture), ("web1", &Some(capture.clone())));
+    let silent = eve.list_capture(ask("web2")).await.unwrap().into_inner().nodes;
+    assert_eq!(silent[0].capture, None);
+    assert!(eve.list_capture(ask("web3")).await.unwrap().into_inner().nodes.is_empty());
+
+    let program = RefusedProgram { name: "n".repeat(65), reason: String::new() };
+    let long = CaptureStatus { refused: vec![program], ..capture };
+    refused(told.heartbeat(beat("web1", Some(long))).await, Code::InvalidArgument);
+    refused(told.list_capture(ask("")).await, Code::PermissionDenied);
+    let secret = cluster.user("alice", &["access"], &["alice"]).await;
+    let mut alice = InventoryClient::new(cluster.signed_in("alice", &secret).await);
+    refused(alice.list_capture(ask("")).await, Code::PermissionDenied);
+}
+
+#[tokio::test]
 async fn heartbeats_make_a_list_that_forgets() {
     let cluster = Cluster::start().await;
     let machine = cluster.join(HostRole::Node, "web1").await;
@@ -161,6 +202,7 @@ async fn heartbeats_make_a_list_that_forgets() {
         version: "0.1.0".into(),
         policy_revision: 1,
         address: String::new(),
+        capture: None,
     };
     inventory.heartbeat(beat.clone()).await.unwrap();
     let as_proxy = HeartbeatRequest { role: "proxy".into(), ..beat.clone() };

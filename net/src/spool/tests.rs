@@ -108,6 +108,7 @@ type Answer<T> = Result<Response<T>, Status>;
 impl Audit for FakeAuth {
     type TailStream = Empty<Result<EventLine, Status>>;
     type DownloadRecordingStream = Empty<Result<RecordingChunk, Status>>;
+    type SessionEventsStream = Empty<Result<EventLine, Status>>;
 
     async fn append(&self, request: Request<AppendRequest>) -> Answer<AppendResponse> {
         let mut stored = self.stored.lock().unwrap();
@@ -157,6 +158,12 @@ impl Audit for FakeAuth {
         &self,
         _: Request<DownloadRequest>,
     ) -> Answer<Self::DownloadRecordingStream> {
+        Err(Status::unimplemented(""))
+    }
+    async fn session_events(
+        &self,
+        _: Request<proto::rpc::SessionEventsRequest>,
+    ) -> Answer<Self::SessionEventsStream> {
         Err(Status::unimplemented(""))
     }
 }

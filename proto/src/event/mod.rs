@@ -485,6 +485,24 @@ bodies! {
     UserUpdate = "user.update" { #[serde(flatten)] actor: Actor, name: UserName, roles: Vec<String>, }
 }
 
+/// What the kernel tells of a session, and the session's own begin and end: what is shown beside a recording.
+pub const CAPTURED: &[&str] = &[
+    "session.start",
+    "session.command",
+    "session.command.exit",
+    "session.delegation",
+    "session.detached",
+    "session.disk",
+    "session.dns",
+    "session.kernel",
+    "session.loss",
+    "session.network",
+    "session.privilege",
+    "session.trace",
+    "session.capture",
+    "session.end",
+];
+
 /// Where in its life a forwarded connection is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

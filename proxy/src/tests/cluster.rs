@@ -521,6 +521,12 @@ impl Inventory for FakeAuth {
     ) -> Answer<rpc::ListNodesResponse> {
         Err(Status::unimplemented("list_nodes"))
     }
+    async fn list_capture(
+        &self,
+        _: Request<rpc::ListCaptureRequest>,
+    ) -> Answer<rpc::ListCaptureResponse> {
+        Err(Status::unimplemented("list_capture"))
+    }
 }
 
 #[tonic::async_trait]
@@ -564,5 +570,12 @@ impl Audit for FakeAuth {
         _: Request<rpc::DownloadRequest>,
     ) -> Answer<Self::DownloadRecordingStream> {
         Err(Status::unimplemented("download"))
+    }
+    type SessionEventsStream = Stream_<rpc::EventLine>;
+    async fn session_events(
+        &self,
+        _: Request<rpc::SessionEventsRequest>,
+    ) -> Answer<Self::SessionEventsStream> {
+        Err(Status::unimplemented("session_events"))
     }
 }

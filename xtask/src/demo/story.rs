@@ -17,6 +17,8 @@ version: v7
 metadata:
   name: demo
 spec:
+  options:
+    enhanced_recording: [command, disk, network]
   allow:
     logins: ['{{internal.logins}}']
     node_labels: {env: demo}
@@ -264,6 +266,7 @@ fn look_back(cluster: &Cluster, narrator: &mut Narrator) -> Result<()> {
         ensure!(replay.contains(HEARD), "{HEARD:?} is not in the replay:\n{replay}");
         Ok(())
     })?;
+    narrator.step("What the shell ran, from the kernel", |notes| see_tree(cluster, notes, &sid))?;
     narrator.step("The daemons say how they are", |notes| {
         for name in ["bastion", "node"] {
             let said =
@@ -276,6 +279,36 @@ fn look_back(cluster: &Cluster, narrator: &mut Narrator) -> Result<()> {
         Ok(())
     })
 }
+
+/// The tree of a session, with what was typed into it; where the kernel, or a node without root, cannot tell, it says so.
+fn see_tree(cluster: &Cluster, notes: &mut Notes, sid: &str) -> Result<()> {
+    let data = cluster.file("bastion");
+    let words = ["tctl", "--data-dir", &data, "session", "tree", sid];
+    let mut silent = Notes::default();
+    let tree = until("the programs in the tree", || {
+        let tree = cluster.run(&mut silent, &words)?;
+        let is_there = tree.contains("/stty size") || tree.contains("NOT CAPTURED");
+        Ok(is_there.then_some(tree))
+    })?;
+    cluster.noted(notes, &words)?;
+    // A login shell's start files are many programs: the head, and what was typed.
+    let typed = |line: &&str| line.contains("/stty size") || line.ends_with("/tty");
+    let head = tree.lines().take(TREE_LINES_SHOWN);
+    notes.output(
+        &head
+            .chain(tree.lines().skip(TREE_LINES_SHOWN).filter(typed))
+            .collect::<Vec<_>>()
+            .join("\n"),
+    );
+    ensure!(tree.starts_with(&format!("session {sid} of {USER} ")), "the tree is of another");
+    let status = cluster.run(notes, &["tctl", "--data-dir", &data, "capture", "status", NODE])?;
+    notes.output(&status);
+    ensure!(status.starts_with(NODE), "the status does not name the node");
+    Ok(())
+}
+
+/// The head of a tree, and its first processes.
+const TREE_LINES_SHOWN: usize = 12;
 
 fn text_of<'v>(value: &'v Value, key: &str) -> Result<&'v str> {
     value.get(key).and_then(Value::as_str).with_context(|| format!("no {key} in the answer"))

@@ -11,7 +11,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("auth", &["net", "pki", "policy", "proto"]),
     ("bench", &["net", "pki", "policy", "proto", "proxy", "relay"]),
     ("capture", &["ebpf-abi", "proto"]),
-    ("cli", &[]),
+    ("cli", &["proto"]),
     ("ebpf-abi", &[]),
     ("kernel-tests", &["capture", "ebpf-abi", "proto", "relay"]),
     ("net", &["pki", "proto"]),

@@ -13,7 +13,7 @@ struct Page {
 }
 
 const PAGES: &[Page] = &[
-    Page { source: "proto/src/event.rs", page: "docs/reference/events.md", names: events },
+    Page { source: "proto/src/event/mod.rs", page: "docs/reference/events.md", names: events },
     Page { source: "daemon/src/config/read.rs", page: "docs/reference/config.md", names: keys },
     Page { source: "Cargo.toml", page: "docs/decisions/0007-dependencies.md", names: dependencies },
 ];
