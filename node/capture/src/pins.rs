@@ -1,0 +1,172 @@
+//! What stays in the kernel while no node runs: programs, links and maps in the BPF file system, so that sessions that go on
+//! lose nothing, and beside the node's own data whose they are. The next node goes on from there; one with other programs
+//! begins anew.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use aya::maps::{Map, MapData, MapError};
+use aya::programs::links::FdLink;
+use proto::event;
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::object::Refusal;
+
+/// Where a node keeps what outlives it.
+#[derive(Debug, Clone)]
+pub struct Home {
+    /// Tells this node from others of the machine.
+    pub name: String,
+    /// Of the node's data.
+    pub folder: PathBuf,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Pins {
+    /// In the BPF file system.
+    folder: PathBuf,
+    state: PathBuf,
+    /// Two nodes must not read the same rings.
+    _lock: File,
+}
+
+/// What was loaded.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Manifest {
+    /// SHA-256 of the object.
+    pub(crate) object: String,
+    /// Of each program, why it was refused.
+    pub(crate) coverage: BTreeMap<String, Option<Refusal>>,
+}
+
+/// A session as the next node needs it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Kept {
+    pub(crate) number: u64,
+    pub(crate) facts: event::Session,
+    pub(crate) classes: u32,
+    pub(crate) rules: Value,
+}
+
+impl Pins {
+    /// Makes the folders; removes what nodes that are no more have left.
+    pub(crate) fn open(home: &Home) -> io::Result<Self> {
+        let state = home.folder.clone();
+        private_dir(&state)?;
+        private_dir(&state.join("sessions"))?;
+        let lock = File::create(state.join("lock"))?;
+        flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
+        if !Path::new(BPF_FS).join(".").is_dir() {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "no BPF file system"));
+        }
+        remove_abandoned();
+        let folder = Path::new(BPF_FS).join(format!("{PREFIX}{}", home.name));
+        Ok(Self { folder, state, _lock: lock })
+    }
+
+    /// What is there, where it is of this object; what is there of another is removed.
+    pub(crate) fn kept(&self, object: &str) -> Option<Manifest> {
+        let text = fs::read(self.state.join("manifest.json")).ok()?;
+        let manifest: Manifest = serde_json::from_slice(&text).ok()?;
+        (self.folder.is_dir() && manifest.object == object).then_some(manifest)
+    }
+
+    /// Begins anew.
+    pub(crate) fn clear(&self) -> io::Result<()> {
+        remove(&self.folder)?;
+        for session in self.sessions() {
+            self.forget(session.number);
+        }
+        private_dir(&self.folder)?;
+        std::os::unix::fs::symlink(&self.state, self.folder.join(OWNER))
+    }
+
+    /// Nothing goes on: nothing has to stay.
+    pub(crate) fn remove(&self) {
+        if let Err(error) = remove(&self.folder) {
+            tracing::warn!(%error, folder = %self.folder.display(), "programs stay in the kernel");
+        }
+        drop(fs::remove_file(self.state.join("manifest.json")));
+    }
+
+    pub(crate) fn keep(&self, manifest: &Manifest) -> io::Result<()> {
+        self.write("manifest.json", &serde_json::to_vec(manifest)?)
+    }
+
+    pub(crate) fn keep_map(&self, name: &str, map: &Map) -> io::Result<()> {
+        map.pin(self.folder.join(name)).map_err(io::Error::other)
+    }
+
+    pub(crate) fn keep_link(&self, name: &str, link: FdLink) -> io::Result<()> {
+        // A name of its own: maps and hooks may be called the same.
+        let path = self.folder.join(format!("{name}.link"));
+        link.pin(path).map(drop).map_err(io::Error::other)
+    }
+
+    pub(crate) fn map(&self, name: &str) -> Result<MapData, MapError> {
+        MapData::from_pin(self.folder.join(name))
+    }
+
+    /// Before its first task runs.
+    pub(crate) fn remember(&self, session: &Kept) -> io::Result<()> {
+        self.write(&file_name(session.number), &serde_json::to_vec(session)?)
+    }
+
+    pub(crate) fn forget(&self, number: u64) {
+        drop(fs::remove_file(self.state.join(file_name(number))));
+    }
+
+    /// Those that a node before us watched. What cannot be read is nobody's.
+    pub(crate) fn sessions(&self) -> Vec<Kept> {
+        let files = fs::read_dir(self.state.join("sessions")).into_iter().flatten().flatten();
+        let read = |path: PathBuf| serde_json::from_slice(&fs::read(path).ok()?).ok();
+        files.filter_map(|file| read(file.path())).collect()
+    }
+
+    /// Whole or not at all; after a power cut there is nothing that it belongs to.
+    fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let (path, new) = (self.state.join(name), self.state.join(format!("{name}.new")));
+        fs::write(&new, bytes)?;
+        fs::set_permissions(&new, Permissions::from_mode(0o600))?;
+        fs::rename(new, path)
+    }
+}
+
+fn file_name(number: u64) -> String {
+    format!("sessions/{number}.json")
+}
+
+fn private_dir(path: &Path) -> io::Result<()> {
+    fs::create_dir_all(path)?;
+    fs::set_permissions(path, Permissions::from_mode(0o700))
+}
+
+fn remove(folder: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done,
+    }
+}
+
+/// Nodes whose data are gone will not come back for their pins.
+fn remove_abandoned() {
+    for entry in fs::read_dir(BPF_FS).into_iter().flatten().flatten() {
+        let ours = entry.file_name().to_string_lossy().starts_with(PREFIX);
+        let owner = fs::read_link(entry.path().join(OWNER));
+        if ours && owner.is_ok_and(|owner| !owner.exists()) {
+            drop(remove(&entry.path()));
+        }
+    }
+}
+
+const BPF_FS: &str = "/sys/fs/bpf";
+/// Of a folder with what a node has loaded.
+const PREFIX: &str = "postern-";
+/// In it, where the node's data are.
+const OWNER: &str = "owner";
