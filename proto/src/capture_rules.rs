@@ -28,8 +28,9 @@ pub struct CaptureRules {
 }
 
 /// What becomes of a deed that a rule is about; strictest last.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[derive(Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum RuleMode {
     /// It happens, and is told.
@@ -55,7 +56,9 @@ impl RuleMode {
 /// Why a text is no rule.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RuleError {
-    #[error("{0:?} is no address, nor a network such as 10.0.0.0/8, with :PORT or :FROM-TO at most")]
+    #[error(
+        "{0:?} is no address, nor a network such as 10.0.0.0/8, with :PORT or :FROM-TO at most"
+    )]
     Address(String),
     #[error("{0:?} has a `.`, a `..` or an empty part: write where it leads")]
     Dots(String),
@@ -162,6 +165,8 @@ impl PathRule {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum ExecRule {
+    /// `memfd:`: files that are in no folder but were made in memory.
+    Memory,
     Path(PathRule),
     /// Whatever its name is.
     Sha256([u8; 32]),
@@ -171,6 +176,9 @@ impl ExecRule {
     /// # Errors
     /// No path and no digest.
     pub fn parse(text: &str) -> Result<Self, RuleError> {
+        if text == MEMORY {
+            return Ok(Self::Memory);
+        }
         let Some(hex) = text.strip_prefix("sha256:") else {
             return PathRule::parse(text).map(Self::Path);
         };
@@ -314,6 +322,7 @@ impl fmt::Display for PathRule {
 impl fmt::Display for ExecRule {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Memory => out.write_str(MEMORY),
             Self::Path(path) => path.fmt(out),
             Self::Sha256(digest) => {
                 out.write_str("sha256:")?;
@@ -347,6 +356,7 @@ macro_rules! as_text {
 }
 as_text!(AddressRule, ExecRule, PathRule);
 
+const MEMORY: &str = "memfd:";
 /// Of a kind, in one role.
 pub const RULES_MAX: usize = 256;
 /// What the kernel compares of a path, but for the NUL at the end of one that is exact.
@@ -396,8 +406,12 @@ mod tests {
         let text = format!("sha256:{hex}");
         assert_eq!(said(ExecRule::parse(&text)), Ok(text.clone()));
         assert_eq!(said(ExecRule::parse(&format!("sha256:{}", hex.to_uppercase()))), Ok(text));
-        assert_eq!(said(ExecRule::parse("/bin/x")), Ok("/bin/x".to_owned()));
-        for text in ["sha256:", "sha256:12", &format!("sha256:{hex}0"), &format!("sha256:+{}", &hex[1..])] {
+        for text in ["/bin/x", "memfd:"] {
+            assert_eq!(said(ExecRule::parse(text)), Ok(text.to_owned()));
+        }
+        for text in
+            ["sha256:", "sha256:12", &format!("sha256:{hex}0"), &format!("sha256:+{}", &hex[1..])]
+        {
             refused(ExecRule::parse(text), "SHA-256");
         }
         refused(ExecRule::parse("md5:00"), "absolute");

@@ -22,12 +22,13 @@ pub const POLICIES_MAX: u32 = 4096;
 pub const SPACE_BITS: u32 = 2;
 /// The rule of a path that is longer than can be walked, so that nobody can say what it begins with.
 pub const RULE_TOO_LONG: u32 = 0xffff_ffff;
-/// The rules of containment that are not about paths: with the number of their bit added.
+/// The rule of a program whose digest the kernel does not give.
+pub const RULE_NO_DIGEST: u32 = 0xffff_fffe;
+/// The rules of containment that are not about paths: with their bit added.
 pub const RULE_CONTAIN: u32 = 0x8000_0000;
 
 /// A path, or how paths begin, for the trie. What is exact ends in a NUL.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[derive(FromBytes, Immutable, IntoBytes)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, Immutable, IntoBytes)]
 #[repr(C)]
 pub struct PathKey {
     /// In bits, from `space` on.
