@@ -9,5 +9,6 @@
 #include "other.bpf.c"
 #include "syscall.bpf.c"
 #include "uring.bpf.c"
+#include "enforce.bpf.c"
 
 char LICENSE[] SEC("license") = "GPL";

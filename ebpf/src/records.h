@@ -12,6 +12,14 @@
 #define RING_BYTES_CONTROL 4194304
 #define RING_BYTES_FILE 16777216
 #define RING_BYTES_NET 4194304
+#define RULES_PATHS_MAX 65536
+#define RULES_ADDRESSES_MAX 16384
+#define RULES_HASHES_MAX 16384
+#define RULES_POLICIES_MAX 4096
+#define SPACE_BITS 2
+#define RULE_TOO_LONG 4294967295
+#define RULE_NO_DIGEST 4294967294
+#define RULE_CONTAIN 2147483648
 #define BUDGETS { 1048576, 4194304, 1048576 }
 #define KIND_EXEC 1
 #define KIND_ARGV 2
@@ -92,6 +100,49 @@
 #define VIA_FILE 2
 #define VIA_PTRACE 3
 #define VIA_HELPER 4
+#define KIND_DENIAL 64
+#define MODE_AUDIT 1
+#define MODE_DENY 2
+#define MODE_KILL 3
+#define SPACE_EXEC 0
+#define SPACE_WRITE 1
+#define SPACE_MOVE 2
+#define SPACE_SOCKET 3
+#define HAS_EXEC 1
+#define HAS_WRITE 2
+#define HAS_SOCKET 4
+#define HAS_CONNECT 8
+#define HAS_HASH 16
+#define CONTAIN_BPF 1
+#define CONTAIN_TRACE 2
+#define CONTAIN_MODULE 4
+#define CONTAIN_LOGINUID 8
+#define CONTAIN_SIGNAL 16
+#define CONTAIN_MOUNT 32
+#define CONTAIN_PINS 64
+#define DEED_EXEC 1
+#define DEED_MAP_EXEC 2
+#define DEED_OPEN 3
+#define DEED_TRUNCATE 4
+#define DEED_UNLINK 5
+#define DEED_RMDIR 6
+#define DEED_RENAME 7
+#define DEED_LINK 8
+#define DEED_SYMLINK 9
+#define DEED_MKDIR 10
+#define DEED_MKNOD 11
+#define DEED_CHMOD 12
+#define DEED_CHOWN 13
+#define DEED_CONNECT 14
+#define DEED_SEND 15
+#define DEED_SOCKET 16
+#define DEED_BPF 17
+#define DEED_TRACE 18
+#define DEED_MODULE 19
+#define DEED_LOGINUID 20
+#define DEED_SIGNAL 21
+#define DEED_MOUNT 22
+#define DEED_PINS 23
 
 /* What every record begins with. */
 struct header {
@@ -421,5 +472,144 @@ struct credit {
 };
 _Static_assert(sizeof(struct credit) == 24, "credit");
 _Static_assert(__builtin_offsetof(struct credit, bytes) == 0, "credit");
+
+/* A path, or how paths begin, for the trie. What is exact ends in a NUL. */
+struct rules_path {
+	/* In bits, from `space` on. */
+	__u32 prefixlen;
+	/* The policy's number, and one of the spaces. */
+	__u32 space;
+	/* From the root of the mount namespace; zero where the path has ended. */
+	__u8 path[252];
+};
+_Static_assert(sizeof(struct rules_path) == 260, "rules_path");
+_Static_assert(__builtin_offsetof(struct rules_path, prefixlen) == 0, "rules_path");
+_Static_assert(__builtin_offsetof(struct rules_path, space) == 4, "rules_path");
+_Static_assert(__builtin_offsetof(struct rules_path, path) == 8, "rules_path");
+
+/* An address, or how addresses begin, for the trie. */
+struct rules_address {
+	/* In bits, from `policy` on. */
+	__u32 prefixlen;
+	/* The policy's number. */
+	__u32 policy;
+	/* AF_INET or AF_INET6. */
+	__u32 family;
+	/* In the network's order; the first four bytes for IPv4. */
+	__u8 address[16];
+};
+_Static_assert(sizeof(struct rules_address) == 28, "rules_address");
+_Static_assert(__builtin_offsetof(struct rules_address, prefixlen) == 0, "rules_address");
+_Static_assert(__builtin_offsetof(struct rules_address, policy) == 4, "rules_address");
+_Static_assert(__builtin_offsetof(struct rules_address, family) == 8, "rules_address");
+_Static_assert(__builtin_offsetof(struct rules_address, address) == 12, "rules_address");
+
+/* Ports, both ends included, and whose rule it is. */
+struct rules_ports {
+	/* The first. */
+	__u16 low;
+	/* The last. */
+	__u16 high;
+	/* The rule. */
+	__u32 rule;
+};
+_Static_assert(sizeof(struct rules_ports) == 8, "rules_ports");
+_Static_assert(__builtin_offsetof(struct rules_ports, low) == 0, "rules_ports");
+_Static_assert(__builtin_offsetof(struct rules_ports, high) == 2, "rules_ports");
+_Static_assert(__builtin_offsetof(struct rules_ports, rule) == 4, "rules_ports");
+
+/* What holds at a prefix of addresses: its own ports, then those of every shorter prefix. */
+struct rules_address_ports {
+	/* How many ranges there are. */
+	__u32 count;
+	/* The ranges. */
+	struct rules_ports ports[32];
+};
+_Static_assert(sizeof(struct rules_address_ports) == 260, "rules_address_ports");
+_Static_assert(__builtin_offsetof(struct rules_address_ports, count) == 0, "rules_address_ports");
+_Static_assert(__builtin_offsetof(struct rules_address_ports, ports) == 4, "rules_address_ports");
+
+/* What a program's bytes give. */
+struct rules_hash {
+	/* The policy's number. */
+	__u32 policy;
+	/* Nothing. */
+	__u32 reserved;
+	/* The digest. */
+	__u8 sha256[32];
+};
+_Static_assert(sizeof(struct rules_hash) == 40, "rules_hash");
+_Static_assert(__builtin_offsetof(struct rules_hash, policy) == 0, "rules_hash");
+_Static_assert(__builtin_offsetof(struct rules_hash, reserved) == 4, "rules_hash");
+_Static_assert(__builtin_offsetof(struct rules_hash, sha256) == 8, "rules_hash");
+
+/* A set of rules: what of it there is to look up. */
+struct rules_policy {
+	/* One of the modes. */
+	__u32 mode;
+	/* Of which kinds there are rules, as bits. */
+	__u32 has;
+	/* What is contained, as bits. */
+	__u32 contain;
+	/* Nothing. */
+	__u32 reserved;
+};
+_Static_assert(sizeof(struct rules_policy) == 16, "rules_policy");
+_Static_assert(__builtin_offsetof(struct rules_policy, mode) == 0, "rules_policy");
+_Static_assert(__builtin_offsetof(struct rules_policy, has) == 4, "rules_policy");
+_Static_assert(__builtin_offsetof(struct rules_policy, contain) == 8, "rules_policy");
+_Static_assert(__builtin_offsetof(struct rules_policy, reserved) == 12, "rules_policy");
+
+/* What does not depend on sessions. */
+struct rules_settings {
+	/* The node's own process, to which no rule applies, and which contained sessions leave alone. */
+	__u32 agent;
+	/* Nothing. */
+	__u32 reserved;
+};
+_Static_assert(sizeof(struct rules_settings) == 8, "rules_settings");
+_Static_assert(__builtin_offsetof(struct rules_settings, agent) == 0, "rules_settings");
+_Static_assert(__builtin_offsetof(struct rules_settings, reserved) == 4, "rules_settings");
+
+/* A deed that a rule is about. A path follows. */
+struct denial {
+	/* How often, since the last record of the same. */
+	__u64 times;
+	/* What: one of the deeds. */
+	__u32 deed;
+	/* The policy's number. */
+	__u32 policy;
+	/* The rule's number in it. */
+	__u32 rule;
+	/* One of the modes. */
+	__u32 mode;
+	/* What the program gets: 0 where the rule only watches. */
+	__s32 result;
+	/* The signal, the command. */
+	__u32 code;
+	/* The other process. */
+	__u32 other;
+	/* AF_INET or AF_INET6; 0 where there is no address. */
+	__u32 family;
+	/* In the network's order; the first four bytes for IPv4. */
+	__u8 address[16];
+	/* The port. */
+	__u32 port;
+	/* Bytes of the path. */
+	__u32 path_len;
+};
+_Static_assert(sizeof(struct denial) == 64, "denial");
+_Static_assert(__builtin_offsetof(struct denial, times) == 0, "denial");
+_Static_assert(__builtin_offsetof(struct denial, deed) == 8, "denial");
+_Static_assert(__builtin_offsetof(struct denial, policy) == 12, "denial");
+_Static_assert(__builtin_offsetof(struct denial, rule) == 16, "denial");
+_Static_assert(__builtin_offsetof(struct denial, mode) == 20, "denial");
+_Static_assert(__builtin_offsetof(struct denial, result) == 24, "denial");
+_Static_assert(__builtin_offsetof(struct denial, code) == 28, "denial");
+_Static_assert(__builtin_offsetof(struct denial, other) == 32, "denial");
+_Static_assert(__builtin_offsetof(struct denial, family) == 36, "denial");
+_Static_assert(__builtin_offsetof(struct denial, address) == 40, "denial");
+_Static_assert(__builtin_offsetof(struct denial, port) == 56, "denial");
+_Static_assert(__builtin_offsetof(struct denial, path_len) == 60, "denial");
 
 #endif

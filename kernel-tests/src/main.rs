@@ -2,6 +2,7 @@
 //! and runs this program in each; on a machine with kernel TLS it runs as it is. One line per test; exit code 0 where all
 //! passed that are for this kernel. Names on the command line, or in `kernel_tests=` on the kernel's, choose tests by parts of their names.
 //! As `kernel-tests deed …` it is what a test of the capture has a session do.
+//! As `kernel-tests enforce-deeds` it is a session that does what it is told.
 //!
 //! - [`tests`]: the tests, a file for each matter
 //! - [`pair`]: a connection with kernel TLS at the near end and rustls in user space at the far one
@@ -55,6 +56,9 @@ fn main() -> ExitCode {
         && first == "deed"
     {
         return tests::capture::run_deed(deed);
+    }
+    if std::env::args().nth(1).is_some_and(|first| first == tests::enforce::deeds::ARGUMENT) {
+        return tests::enforce::deeds::serve();
     }
     let chosen = chosen();
     // What is said goes into the test's line: of several threads that fail, the first is the cause.

@@ -2,6 +2,7 @@
 //!
 //! - [`id`]: names and ids, each its own type, checked when parsed
 //! - [`resource`]: users, roles, tokens, locks and nodes as data (`kind, version, metadata, spec`)
+//! - [`capture_rules`]: what roles say that sessions must not do
 //! - [`snapshot`]: what nodes and proxies need to decide without asking
 //! - [`preamble`]: the frames that say where a stream wants to go
 //! - [`event`]: audit events, their names, codes and fields
@@ -9,6 +10,7 @@
 //! - [`rpc`]: generated messages and services of auth
 #![forbid(unsafe_code)]
 
+pub mod capture_rules;
 pub mod event;
 pub mod id;
 pub mod preamble;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::capture_rules::CaptureRules;
 use crate::id::{HostId, Login, NodeName, RoleName, UserName};
 
 /// Label names to values, as a node carries them.
@@ -101,6 +102,9 @@ pub struct RoleOptions {
     /// What is taken down from the kernel beside the recording; all that any role names. Absent in all: command and network.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub enhanced_recording: Option<Vec<EnhancedRecording>>,
+    /// What sessions must not do, kept by the kernel; all that any role names, and the strictest mode. Absent in all: nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub capture_rules: Option<CaptureRules>,
     /// What happens when a recording cannot be written; strictest over the roles.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub record_session: Option<RecordSession>,

@@ -222,6 +222,21 @@ fn captured() -> Vec<Body> {
             target_sid: String::new(),
         }
         .into(),
+        SessionDenied {
+            session: session(),
+            pid,
+            program: program.clone(),
+            op: "open".into(),
+            path: "/etc/cron.d/job".into(),
+            dst_addr: String::new(),
+            dst_port: 0,
+            target_pid: 0,
+            rule: "/etc/cron.d/".into(),
+            mode: "deny".into(),
+            times: 0,
+            return_code: -1,
+        }
+        .into(),
         SessionDetached { session: session(), tasks: 2 }.into(),
         SessionDisk {
             session: session(),

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 
+use proto::capture_rules::RuleError;
 use proto::id::{HostId, Login, RoleName, UserName};
 use proto::resource::{
     Conditions, KIND_ROLE, Lock, LockTarget, ROLE_VERSION, Role, RoleOptions, Rule,
@@ -36,6 +37,8 @@ pub enum RoleError {
     Name(String),
     #[error(transparent)]
     Pattern(#[from] PatternError),
+    #[error(transparent)]
+    Rules(#[from] RuleError),
     #[error("verb {0:?}: the verbs are list, create, read, update, delete and *")]
     Verb(String),
     #[error("version {0:?} is not understood: write {ROLE_VERSION}")]
@@ -125,6 +128,9 @@ fn check_options(options: &RoleOptions) -> Result<(), RoleError> {
     }
     if options.max_sessions == Some(0) {
         return Err(RoleError::ZeroOption("max_sessions"));
+    }
+    if let Some(rules) = &options.capture_rules {
+        rules.check()?;
     }
     Ok(())
 }

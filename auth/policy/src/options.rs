@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use proto::capture_rules::CaptureRules;
 use proto::resource::{EnhancedRecording, RecordMode, RoleOptions};
 
 /// What the roles say about a permitted session.
@@ -18,6 +19,8 @@ pub struct SessionOptions {
     pub max_sessions: Option<u32>,
     pub port_forwarding: bool,
     pub record: RecordMode,
+    /// What the session must not do.
+    pub rules: CaptureRules,
 }
 
 /// Kinds of what the kernel tells of a session.
@@ -66,9 +69,10 @@ impl SessionOptions {
             disconnect_expired_cert: roles.clone().any(|o| o.disconnect_expired_cert == Some(true)),
             file_copy: !roles.clone().any(|o| o.ssh_file_copy == Some(false)),
             forward_agent: roles.clone().any(|o| o.forward_agent == Some(true)),
-            max_sessions: roles.filter_map(|o| o.max_sessions).min(),
+            max_sessions: roles.clone().filter_map(|o| o.max_sessions).min(),
             port_forwarding: ports.unwrap_or(true),
             record: records.max().unwrap_or(RecordMode::BestEffort),
+            rules: rules(roles),
         }
     }
 }
@@ -77,6 +81,12 @@ impl SessionOptions {
 fn record_mode(options: &RoleOptions) -> Option<RecordMode> {
     let record = options.record_session.as_ref()?;
     record.ssh.or(record.default)
+}
+
+/// What any role denies. A role without rules says nothing of the mode.
+fn rules<'a>(roles: impl Iterator<Item = &'a RoleOptions>) -> CaptureRules {
+    let named = roles.filter_map(|o| o.capture_rules.as_ref()).filter(|rules| !rules.is_empty());
+    named.cloned().reduce(|all, more| all.and(&more)).unwrap_or_default()
 }
 
 /// Longest life of a certificate over the roles.
@@ -93,6 +103,7 @@ const CERTIFICATE_TTL_MAX: Duration = Duration::from_secs(30 * 3600);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proto::capture_rules::RuleMode;
     use proto::resource::{RecordSession, Span};
 
     fn span(text: &str) -> Option<Span> {
@@ -114,6 +125,7 @@ mod tests {
             max_sessions: None,
             port_forwarding: true,
             record: RecordMode::BestEffort,
+            rules: CaptureRules::default(),
         };
         assert_eq!(over(&[]), expect);
         assert_eq!(over(&[RoleOptions::default(), RoleOptions::default()]), expect);
@@ -177,6 +189,24 @@ mod tests {
         let (easy, strict) = (Some(RecordMode::BestEffort), Some(RecordMode::Strict));
         assert_eq!(over(&[role(strict, easy)]).record, RecordMode::BestEffort);
         assert_eq!(over(&[role(strict, easy), role(strict, None)]).record, RecordMode::Strict);
+    }
+
+    #[test]
+    fn what_any_role_denies_is_denied_in_the_strictest_way() {
+        let role = |json: &str| RoleOptions {
+            capture_rules: Some(serde_json::from_str(json).unwrap()),
+            ..RoleOptions::default()
+        };
+        let watch = role(r#"{"mode":"audit","deny_exec":["/usr/bin/nc"]}"#);
+        let deny = role(r#"{"deny_exec":["/usr/bin/nc"],"deny_connect":["10.0.0.0/8"]}"#);
+        let silent = role(r#"{"mode":"kill"}"#);
+        assert_eq!(over(&[watch.clone(), silent.clone()]).rules.mode, RuleMode::Audit);
+        assert!(!over(&[watch.clone(), silent]).rules.enforces());
+        for roles in [[watch.clone(), deny.clone()], [deny, watch]] {
+            let rules = over(&roles).rules;
+            assert_eq!((rules.mode, rules.contain), (RuleMode::Deny, false));
+            assert_eq!((rules.deny_exec.len(), rules.deny_connect.len()), (1, 1));
+        }
     }
 
     #[test]

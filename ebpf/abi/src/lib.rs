@@ -6,6 +6,7 @@
 //!
 //! - [`layout`]: structures for both languages
 //! - [`names`]: the numbers in them
+//! - [`rules`]: rules for sessions, and what they are about
 #![no_std]
 #![forbid(unsafe_code)]
 #![expect(
@@ -15,6 +16,7 @@
 
 pub mod layout;
 pub mod names;
+pub mod rules;
 
 use layout::layouts;
 use zerocopy::{FromBytes, Immutable, IntoBytes};

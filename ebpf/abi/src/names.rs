@@ -15,6 +15,8 @@ macro_rules! numbers {
     };
 }
 
+pub(crate) use numbers;
+
 numbers! {
     /// The kinds of records.
     kind: u16, "KIND_" {

@@ -6,6 +6,7 @@ pub(crate) mod capture;
 mod carry;
 mod close;
 mod control;
+pub(crate) mod enforce;
 mod openssl;
 mod rekey;
 mod relay;
@@ -31,6 +32,8 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Test> {
         relay::ends::TESTS,
         relay::keys::TESTS,
         relay::upgrade::TESTS,
+        // Its kernel programs stay to the end.
+        enforce::TESTS,
     ]
     .into_iter()
     .flatten()

@@ -6,6 +6,7 @@
 //! - [`reader`]: the rings, in the order of time
 //! - [`record`]: bytes to records
 //! - [`live`]: the sessions that are watched, and what is lost of them
+//! - [`rules`]: what sessions must not do, from roles to the kernel's maps
 //! - [`translate`]: records to events
 //! - [`writer`]: events made durable, one session beside the other
 //! - [`sys`]: marking a task
@@ -20,6 +21,7 @@ mod live;
 mod object;
 mod reader;
 mod record;
+pub mod rules;
 mod sys;
 mod translate;
 mod writer;
@@ -34,6 +36,7 @@ use std::time::Duration;
 
 use ebpf_abi::{Mark, class};
 use futures::future::BoxFuture;
+use proto::capture_rules::CaptureRules;
 use proto::event;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -73,7 +76,7 @@ impl Tier {
 }
 
 /// What of a session is wanted.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Wanted {
     /// Programs and their ends, rights, the kernel, other processes.
     pub command: bool,
@@ -81,11 +84,13 @@ pub struct Wanted {
     pub network: bool,
     /// What cannot be told must not happen (Tier A).
     pub strict: bool,
+    /// What it must not do (Tier A).
+    pub rules: CaptureRules,
 }
 
 impl Wanted {
     /// Classes of records, as bits.
-    fn classes(self) -> u32 {
+    fn classes(&self) -> u32 {
         u32::from(self.command) << class::CONTROL
             | u32::from(self.disk) << class::FILE
             | u32::from(self.network) << class::NET
@@ -185,12 +190,18 @@ impl Capture {
     /// Watches a session that is about to begin; `None` where nothing can be captured.
     ///
     /// # Errors
-    /// There is no room for another; or nothing can be held back that cannot be told, which a strict session asks for.
+    /// There is no room for another; its rules cannot be kept here; or nothing can be held back that cannot be told, which a
+    /// strict session asks for.
     pub fn watch(&self, sink: &Arc<dyn Sink>, wanted: Wanted) -> io::Result<Option<Watch>> {
         if wanted.strict && self.tier() != Some(Tier::A) {
             return Err(io::Error::other(STRICT_NEEDS_LSM));
         }
-        let Ok(live) = &self.0 else { return Ok(None) };
+        let Ok(live) = &self.0 else {
+            if wanted.rules.enforces() {
+                return Err(unenforced("nothing is captured here"));
+            }
+            return Ok(None);
+        };
         let (number, settled) = live.watch(Arc::clone(sink), wanted)?;
         Ok(Some(Watch { live: Arc::clone(live), number, settled: Some(settled), started: false }))
     }
@@ -219,6 +230,14 @@ impl Watch {
         self.live.tier()
     }
 
+    /// Puts the session under other rules, from one moment on.
+    ///
+    /// # Errors
+    /// They cannot be kept here; those before hold on.
+    pub fn replace_rules(&self, rules: &CaptureRules) -> io::Result<()> {
+        self.live.replace_rules(self.number, rules)
+    }
+
     /// The program runs.
     pub fn started(&mut self, leader: u32) {
         self.started = true;
@@ -241,6 +260,12 @@ impl Drop for Watch {
             self.live.forget(self.number);
         }
     }
+}
+
+/// A session whose rules would not be kept is none.
+fn unenforced(why: &str) -> io::Error {
+    let text = format!("its roles have capture_rules, which this node cannot keep: {why}");
+    io::Error::new(io::ErrorKind::Unsupported, text)
 }
 
 const STRICT_NEEDS_LSM: &str = "a role records strictly, and this kernel cannot hold back what it cannot tell \

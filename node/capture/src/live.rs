@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ebpf_abi::{Session as Counts, class, kind};
+use proto::capture_rules::CaptureRules;
 use proto::event;
 use proto::id::SessionId;
 use tokio::runtime::Handle;
@@ -15,6 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::object::{LoadError, Maps, Object, Refusal};
 use crate::record::{Body, Record};
+use crate::rules::enforcer::{self, Enforcer};
 use crate::translate::{Context, Translator};
 use crate::writer::{self, Item};
 use crate::{Sink, Tier, Totals, Wanted, reader};
@@ -126,6 +128,7 @@ impl Live {
         sink: Arc<dyn Sink>,
         wanted: Wanted,
     ) -> io::Result<(u64, oneshot::Receiver<()>)> {
+        self.can_keep(&wanted.rules)?;
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let counts = Counts {
             tasks: 1,
@@ -133,7 +136,11 @@ impl Live {
             strict: wanted.strict.into(),
             ..Counts::default()
         };
-        self.maps.insert(number, &counts)?;
+        self.maps.rules.assign(number, &wanted.rules)?;
+        if let Err(error) = self.maps.insert(number, &counts) {
+            self.maps.rules.release(number);
+            return Err(error);
+        }
         let (items, received) = mpsc::unbounded_channel();
         let (say, settled) = oneshot::channel();
         let writer = writer::write(Arc::downgrade(self), number, Arc::clone(&sink), received);
@@ -149,6 +156,27 @@ impl Live {
         };
         lock(&self.sessions).by_number.insert(number, watched);
         Ok((number, settled))
+    }
+
+    /// The session is under other rules from now on.
+    pub(crate) fn replace_rules(&self, number: u64, rules: &CaptureRules) -> io::Result<()> {
+        self.can_keep(rules)?;
+        self.maps.rules.assign(number, rules)
+    }
+
+    /// Whether the kernel does what rules say. Those that only watch are told as not watched, and no reason to refuse.
+    fn can_keep(&self, rules: &CaptureRules) -> io::Result<()> {
+        let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        let why = enforcer::missing(rules, &self.coverage)
+            .or_else(|| enforcer::digests_unsure(rules, &release));
+        match why {
+            None => Ok(()),
+            Some(why) if rules.enforces() => Err(crate::unenforced(&why)),
+            Some(why) => {
+                tracing::warn!(why, "rules of a session's roles are not watched in full");
+                Ok(())
+            }
+        }
     }
 
     pub(crate) fn started(&self, number: u64, leader: u32) {
@@ -173,7 +201,7 @@ impl Live {
         let mut ended = Vec::new();
         for bytes in records {
             match Record::read(bytes) {
-                Ok(record) => ended.extend(sessions.take(record, bytes.len())),
+                Ok(record) => ended.extend(sessions.take(&self.maps.rules, record, bytes.len())),
                 Err(error) => tracing::error!(%error, "a record of the kernel cannot be read"),
             }
         }
@@ -220,6 +248,7 @@ impl Live {
             return;
         }
         sessions.looked = Some(Instant::now());
+        self.maps.rules.sweep();
         let live = sessions.by_number.iter().filter(|(_, watched)| !watched.is_over);
         let numbers: Vec<_> = live.map(|(number, _)| *number).collect();
         for number in numbers {
@@ -256,7 +285,12 @@ impl Live {
 
 impl Sessions {
     /// What a record means for whom; the session, where its first process or its last task has ended.
-    fn take(&mut self, record: Record<'_>, length: usize) -> Option<(u64, Ended)> {
+    fn take(
+        &mut self,
+        rules: &Enforcer,
+        record: Record<'_>,
+        length: usize,
+    ) -> Option<(u64, Ended)> {
         let header = record.header;
         let number = header.session;
         let other = if let Body::Trace { trace, .. } = &record.body {
@@ -284,7 +318,11 @@ impl Sessions {
             self.over.retain(|over| *over != number);
         }
         let session = watched.sink.facts();
-        let context = Context { session: &session, session_of: &|_| other.clone() };
+        let context = Context {
+            session: &session,
+            session_of: &|_| other.clone(),
+            rule: &|policy, rule| rules.name(policy, rule),
+        };
         for event in watched.translator.translate(&context, record) {
             watched.send(event);
         }

@@ -12,6 +12,8 @@ use aya::{Btf, Ebpf, EbpfLoader};
 use ebpf_abi::{Credit, Session};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
+use crate::rules::enforcer::Enforcer;
+
 /// Built by `cargo xtask ebpf`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../ebpf/capture.bpf.o");
 
@@ -50,6 +52,8 @@ pub(crate) struct Object {
 #[derive(Debug)]
 pub(crate) struct Maps {
     marks: Map,
+    /// What sessions must not do.
+    pub(crate) rules: Enforcer,
     sessions: Mutex<Words<Session>>,
     credits: Mutex<Words<Credit>>,
 }
@@ -114,6 +118,7 @@ impl Maps {
     }
 
     pub(crate) fn remove(&self, number: u64) {
+        self.rules.release(number);
         lock(&self.sessions).remove(number);
         lock(&self.credits).remove(number);
     }
@@ -140,8 +145,10 @@ impl Object {
             }
         }
         name_ours(&mut ebpf)?;
+        let rules = Enforcer::take(&mut ebpf)?;
         let mut take = |name| ebpf.take_map(name).ok_or(LoadError::Missing(name));
         let maps = Maps {
+            rules,
             marks: take("marks")?,
             sessions: Mutex::new(Words(HashMap::try_from(take("sessions")?)?)),
             credits: Mutex::new(Words(HashMap::try_from(take("credits")?)?)),
@@ -215,9 +222,10 @@ fn attach(name: &str, program: &mut Program, btf: &Btf) -> Result<(), Refusal> {
     done.map_err(|error| Refusal(reason(&error)))
 }
 
-/// Programs are named for their hooks; where there are several of one, for what they do there, too.
+/// Programs are named for their hooks; where there are several of one, for what they do there, too: before it, or after `__`.
 pub fn hook_of(program: &str) -> &str {
-    PREFIXES.iter().find_map(|prefix| program.strip_prefix(prefix)).unwrap_or(program)
+    let hook = PREFIXES.iter().find_map(|prefix| program.strip_prefix(prefix)).unwrap_or(program);
+    hook.split_once("__").map_or(hook, |(hook, _)| hook)
 }
 
 /// For kernels without LSM programs: at the end of each system call of everybody, which costs.

@@ -1,6 +1,7 @@
 //! The kernel's records, read: bytes from a ring to values. Lengths are checked, whatever stands in them: a record that does
 //! not fit is an error and no panic.
 
+use ebpf_abi::rules::{self, Denial};
 use ebpf_abi::{Argv, Exec, Exit, File, Header, Kernel, Net, Rights, Trace, VERSION, kind};
 use zerocopy::FromBytes;
 
@@ -15,6 +16,7 @@ pub(crate) struct Record<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Body<'a> {
     Argv { at: usize, bytes: &'a [u8] },
+    Denial { denial: Denial, path: &'a [u8] },
     Exec { exec: Exec, path: &'a [u8], cwd: &'a [u8], argv: &'a [u8] },
     Exit { status: i32 },
     File { file: File, path: &'a [u8], other: &'a [u8] },
@@ -63,6 +65,10 @@ impl<'a> Record<'a> {
                 let argv: Argv = rest.fixed()?;
                 let at = usize::try_from(argv.at).map_err(|_| RecordError::Length)?;
                 Body::Argv { at, bytes: rest.bytes(argv.len)? }
+            }
+            rules::kind::DENIAL => {
+                let denial: Denial = rest.fixed()?;
+                Body::Denial { path: rest.bytes(denial.path_len)?, denial }
             }
             kind::EXIT => Body::Exit { status: rest.fixed::<Exit>()?.status },
             kind::FILE => {
@@ -172,7 +178,9 @@ pub(crate) mod tests {
         let trace = record(kind::TRACE, trace.as_bytes(), &[b"s"]);
         let rights = record(kind::RIGHTS, Rights::default().as_bytes(), &[]);
         let plain = [kind::OVER, kind::FORK].map(|kind| record(kind, &[], &[]));
-        let several = [exec(), exit, argv, file, net, kernel, trace, rights];
+        let denial = Denial { path_len: 2, ..Denial::default() };
+        let denial = record(rules::kind::DENIAL, denial.as_bytes(), &[b"/a"]);
+        let several = [exec(), exit, argv, file, net, kernel, trace, rights, denial];
         for whole in several.into_iter().chain(plain) {
             Record::read(&whole).unwrap();
             for length in 0..whole.len() {

@@ -482,7 +482,7 @@ impl Over<'_> {
             interactive: self.interactive,
             participants: vec![session.user().clone()],
             session_recording: if recorded { "node" } else { "off" }.into(),
-            enhanced_recording: self.watch.is_some(),
+            enhanced_recording: self.watch.is_some() && session.options().captured.any(),
             recording_truncated: truncated,
             session_start: session.started(),
             session_stop: stop,

@@ -133,17 +133,19 @@ fn captured_on(connection: &Connection, session: &Session) -> Option<Tier> {
     session.options().captured.any().then(|| connection.node.capture.tier()).flatten()
 }
 
-/// Watches the session from its first program on, where roles ask for it and the kernel can.
+/// Watches the session from its first program on, where roles ask for it and the kernel can. Roles that keep a session from
+/// something refuse it where the kernel does not.
 fn watch(connection: &Connection, session: &Arc<Session>) -> io::Result<Option<Watch>> {
-    if captured_on(connection, session).is_none() {
+    let (captured, rules) = (session.options().captured, &session.options().rules);
+    if !captured.any() && rules.is_empty() {
         return Ok(None);
     }
-    let captured = session.options().captured;
     let wanted = capture::Wanted {
         command: captured.command,
         disk: captured.disk,
         network: captured.network,
         strict: session.is_strict(),
+        rules: rules.clone(),
     };
     let sink: Arc<dyn capture::Sink> = Arc::<Session>::clone(session);
     connection.node.capture.watch(&sink, wanted)

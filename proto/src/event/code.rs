@@ -30,6 +30,7 @@ impl Body {
             Self::SessionCommandExit(_) => "TSC00I",
             Self::SessionData(_) => "T2006I",
             Self::SessionDelegation(_) => "TSG00W",
+            Self::SessionDenied(_) => "TSE00W",
             Self::SessionDetached(_) => "TSG01I",
             Self::SessionDisk(_) => "T4001I",
             Self::SessionDns(_) => "TSN00I",
@@ -65,6 +66,7 @@ impl Body {
             | Self::SessionCommandExit(SessionCommandExit { session, .. })
             | Self::SessionData(SessionData { session, .. })
             | Self::SessionDelegation(SessionDelegation { session, .. })
+            | Self::SessionDenied(SessionDenied { session, .. })
             | Self::SessionDetached(SessionDetached { session, .. })
             | Self::SessionDisk(SessionDisk { session, .. })
             | Self::SessionDns(SessionDns { session, .. })

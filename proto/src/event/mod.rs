@@ -288,6 +288,28 @@ bodies! {
         /// The other's session, where it is of one.
         #[serde(default, skip_serializing_if = "String::is_empty")] target_sid: String,
     }
+    /// A session did what a rule of its roles is about, or tried to.
+    SessionDenied = "session.denied" {
+        #[serde(flatten)] session: Session,
+        pid: u32,
+        program: String,
+        /// `exec`, `open`, `connect` and others; see the reference.
+        op: String,
+        /// Of a file or a socket.
+        #[serde(default, skip_serializing_if = "String::is_empty")] path: String,
+        #[serde(default, skip_serializing_if = "String::is_empty")] dst_addr: String,
+        #[serde(default, skip_serializing_if = "is_default")] dst_port: u16,
+        /// The other process.
+        #[serde(default, skip_serializing_if = "is_default")] target_pid: u32,
+        /// As the role has it; `contain: ` and what for.
+        rule: String,
+        /// `audit`: it happened; `deny`: it was refused; `kill`: and the process was killed.
+        mode: String,
+        /// More than one: so many of the same since the last event of it.
+        #[serde(default, skip_serializing_if = "is_default")] times: u64,
+        /// What the program got: 0 where it happened.
+        return_code: i32,
+    }
     /// A session is over, and processes of it go on.
     SessionDetached = "session.detached" {
         #[serde(flatten)] session: Session,

@@ -4,7 +4,7 @@
 use ebpf_abi::layout::Layout;
 use ebpf_abi::{
     ARGV_BYTES_MAX, ARGV_PART_BYTES_MAX, BUDGET_BYTES, LAYOUTS, PACKET_BYTES_MAX, PATH_BYTES_MAX,
-    RING_BYTES, VERSION, names,
+    RING_BYTES, VERSION, names, rules,
 };
 
 fn main() {
@@ -26,6 +26,14 @@ fn header() -> String {
         ("RING_BYTES_CONTROL", control),
         ("RING_BYTES_FILE", file),
         ("RING_BYTES_NET", net),
+        ("RULES_PATHS_MAX", rules::PATHS_MAX),
+        ("RULES_ADDRESSES_MAX", rules::ADDRESSES_MAX),
+        ("RULES_HASHES_MAX", rules::HASHES_MAX),
+        ("RULES_POLICIES_MAX", rules::POLICIES_MAX),
+        ("SPACE_BITS", rules::SPACE_BITS),
+        ("RULE_TOO_LONG", rules::RULE_TOO_LONG),
+        ("RULE_NO_DIGEST", rules::RULE_NO_DIGEST),
+        ("RULE_CONTAIN", rules::RULE_CONTAIN),
     ] {
         define(&mut text, name, value);
     }
@@ -42,11 +50,17 @@ fn header() -> String {
         names::kernel::ALL,
         names::trace::ALL,
         names::via::ALL,
+        rules::kind::ALL,
+        rules::mode::ALL,
+        rules::space::ALL,
+        rules::has::ALL,
+        rules::contain::ALL,
+        rules::deed::ALL,
     ];
     for &(name, value) in numbers.into_iter().flatten() {
         define(&mut text, name, value);
     }
-    for layout in LAYOUTS {
+    for layout in LAYOUTS.iter().chain(rules::MORE_LAYOUTS).chain(rules::LAYOUTS) {
         text.push_str(&structure(layout));
     }
     text.push_str("\n#endif\n");

@@ -6,10 +6,12 @@
 //! - `mounts`: where file systems are mounted
 //! - `network`: connections
 //! - `other`: rights, the kernel, other processes
+//! - `denial`: what a rule is about
 //! - `delegation`: who does things for a session that it does not do itself
 
 mod command;
 mod delegation;
+mod denial;
 mod disk;
 mod dns;
 mod mounts;
@@ -46,6 +48,8 @@ pub(crate) struct Context<'a> {
     pub(crate) session: &'a event::Session,
     /// The session of a number.
     pub(crate) session_of: &'a dyn Fn(u64) -> Option<SessionId>,
+    /// What a rule is called, by its policy's number and its own.
+    pub(crate) rule: &'a dyn Fn(u32, u32) -> String,
 }
 
 impl Translator {
@@ -91,6 +95,11 @@ impl Translator {
                 if command.is_whole() {
                     events.extend(self.finish(context, process));
                 }
+            }
+            // Whatever is wanted beside.
+            Body::Denial { denial, path } => {
+                let program = self.program(&header);
+                return vec![denial::event(context, &header, program, &denial, path)];
             }
             Body::Exit { status } => {
                 events.extend(self.finish(context, process));

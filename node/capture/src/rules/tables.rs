@@ -1,0 +1,117 @@
+//! The kernel's maps of rules, with the types that aya takes: bytes and words, between which there are none.
+
+use std::io;
+
+use aya::Ebpf;
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::{Array, HashMap, MapData, MapError};
+use ebpf_abi::rules::{AddressKey, AddressPorts, HashKey, PathKey, Policy, Settings};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use super::compile::Compiled;
+use crate::object::LoadError;
+
+/// See the module; the maps' names are those of `ebpf/src/rules.h`.
+#[derive(Debug)]
+pub(super) struct Tables {
+    sessions: HashMap<MapData, u64, u32>,
+    policies: HashMap<MapData, u32, PolicyWords>,
+    paths: LpmTrie<MapData, PathBytes, u32>,
+    addresses: LpmTrie<MapData, AddressBytes, PortsWords>,
+    hashes: HashMap<MapData, HashBytes, u32>,
+}
+
+/// Of trie keys what follows their length.
+type PathBytes = [u8; size_of::<PathKey>() - size_of::<u32>()];
+type AddressBytes = [u8; size_of::<AddressKey>() - size_of::<u32>()];
+type HashBytes = [u8; size_of::<HashKey>()];
+type PolicyWords = [u32; size_of::<Policy>() / size_of::<u32>()];
+type PortsWords = [u32; size_of::<AddressPorts>() / size_of::<u32>()];
+type SettingsWords = [u32; size_of::<Settings>() / size_of::<u32>()];
+
+impl Tables {
+    /// Takes the maps, and names the node's own process.
+    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, LoadError> {
+        let mut take = |name| ebpf.take_map(name).ok_or(LoadError::Missing(name));
+        let mut settings: Array<_, SettingsWords> = Array::try_from(take("rules_settings")?)?;
+        settings.set(0, [std::process::id(), 0], 0)?;
+        Ok(Self {
+            sessions: HashMap::try_from(take("rules_sessions")?)?,
+            policies: HashMap::try_from(take("rules_policies")?)?,
+            paths: LpmTrie::try_from(take("rules_paths")?)?,
+            addresses: LpmTrie::try_from(take("rules_addresses")?)?,
+            hashes: HashMap::try_from(take("rules_hashes")?)?,
+        })
+    }
+
+    /// Writes a policy; what decides whether anything is looked up comes last. After an error, remove it.
+    pub(super) fn put(&mut self, number: u32, compiled: &Compiled) -> io::Result<()> {
+        for (key, rule) in &compiled.paths {
+            self.paths.insert(&trie_key(key)?, rule, 0).map_err(full)?;
+        }
+        for (key, ports) in &compiled.addresses {
+            self.addresses.insert(&trie_key(key)?, words::<PortsWords>(ports)?, 0).map_err(full)?;
+        }
+        for (key, rule) in &compiled.hashes {
+            self.hashes.insert(words::<HashBytes>(key)?, rule, 0).map_err(full)?;
+        }
+        let policy = words::<PolicyWords>(&compiled.policy)?;
+        self.policies.insert(number, policy, 0).map_err(full)
+    }
+
+    /// Takes a policy away again, or what of it there is.
+    pub(super) fn remove(&mut self, number: u32, compiled: &Compiled) {
+        let mut left = 0_u32;
+        let mut count = |done: Result<(), MapError>| {
+            left += u32::from(done.is_err_and(|error| !matches!(error, MapError::KeyNotFound)));
+        };
+        count(self.policies.remove(&number));
+        for (key, _) in &compiled.paths {
+            trie_key(key).into_iter().for_each(|key| count(self.paths.remove(&key)));
+        }
+        for (key, _) in &compiled.addresses {
+            trie_key(key).into_iter().for_each(|key| count(self.addresses.remove(&key)));
+        }
+        for (key, _) in &compiled.hashes {
+            words::<HashBytes>(key).into_iter().for_each(|key| count(self.hashes.remove(&key)));
+        }
+        if left > 0 {
+            tracing::debug!(left, number, "entries of rules stay");
+        }
+    }
+
+    /// One write, after which the session is under this policy and no other.
+    pub(super) fn assign(&mut self, session: u64, policy: u32) -> io::Result<()> {
+        self.sessions.insert(session, policy, 0).map_err(full)
+    }
+
+    /// The session is under none.
+    pub(super) fn free(&mut self, session: u64) {
+        if let Err(error) = self.sessions.remove(&session) {
+            tracing::debug!(%error, session, "a session's entry of rules stays");
+        }
+    }
+}
+
+/// A key of ours begins with its length in bits; aya's has it beside the bytes.
+fn trie_key<K, const N: usize>(key: &K) -> io::Result<Key<[u8; N]>>
+where
+    K: IntoBytes + Immutable,
+    [u8; N]: aya::Pod,
+{
+    let (length, bytes) = u32::read_from_prefix(key.as_bytes()).map_err(|_| unlike())?;
+    Ok(Key::new(length, <[u8; N]>::read_from_bytes(bytes).map_err(|_| unlike())?))
+}
+
+fn words<W: FromBytes>(value: &(impl IntoBytes + Immutable)) -> io::Result<W> {
+    W::read_from_bytes(value.as_bytes()).map_err(|_| unlike())
+}
+
+/// Sizes that do not agree: never, by the types above.
+fn unlike() -> io::Error {
+    io::ErrorKind::InvalidData.into()
+}
+
+fn full(error: MapError) -> io::Error {
+    io::Error::other(error)
+}
