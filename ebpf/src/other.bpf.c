@@ -170,8 +170,10 @@ static __always_inline __u32 reach(struct task_struct *task, unsigned int mode)
 static __always_inline void adopt(struct teller *teller, struct task_struct *other)
 {
 	struct mark mark = { .session = teller->number };
+	__u32 only = 0;
+	struct rules_settings *settings = bpf_map_lookup_elem(&rules_settings, &only);
 
-	if (other->tgid == agent || other->tgid == 1 || mark_of(other))
+	if (!settings || other->tgid == settings->agent || other->tgid == 1 || mark_of(other))
 		return;
 	if (bpf_task_storage_get(&marks, other, &mark, BPF_LOCAL_STORAGE_GET_F_CREATE))
 		__sync_fetch_and_add(&teller->session->tasks, 1);

@@ -3,9 +3,7 @@
 #define POSTERN_OTHER_H
 
 #include "common.h"
-
-/* The node's own process: nobody reaches into it unnoticed, and nobody's mark reaches it. */
-const volatile __u32 agent = 0;
+#include "rules.h"
 
 /* Ids of our own maps, links and programs: who gets hold of one of them in a session tampers with us. */
 struct {

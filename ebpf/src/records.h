@@ -465,13 +465,16 @@ _Static_assert(__builtin_offsetof(struct session, policy) == 32, "session");
 _Static_assert(__builtin_offsetof(struct session, reserved) == 36, "session");
 _Static_assert(__builtin_offsetof(struct session, tallies) == 40, "session");
 
-/* Of a session's records, how many bytes the node has done with; by class. */
+/* What of a session's records the node has done with; by class. */
 struct credit {
 	/* See the tally's. */
 	__u64 bytes[3];
+	/* See the tally's; what was lost is no record that the node is done with. */
+	__u64 records[3];
 };
-_Static_assert(sizeof(struct credit) == 24, "credit");
+_Static_assert(sizeof(struct credit) == 48, "credit");
 _Static_assert(__builtin_offsetof(struct credit, bytes) == 0, "credit");
+_Static_assert(__builtin_offsetof(struct credit, records) == 24, "credit");
 
 /* A path, or how paths begin, for the trie. What is exact ends in a NUL. */
 struct rules_path {

@@ -29,10 +29,11 @@ mod ssh;
 mod sys;
 mod upload;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use capture::Capture;
 use net::host::Host;
 use net::policy_feed::PolicyFeed;
 use net::shutdown::Shutdown;
@@ -50,7 +51,7 @@ use crate::account::Serves;
 use crate::context::{Client, HostKey, HostKeySource, NodeContext};
 use crate::environment::AllowList;
 use crate::recorder::Recorder;
-use capture::Capture;
+use crate::session::Restored;
 
 pub use environment::default_allow as environment_allow_default;
 pub use sftp::main as sftp_child_main;
@@ -118,6 +119,7 @@ impl Node {
     pub async fn finished(self) {
         self.tasks.close();
         self.tasks.wait().await;
+        self.context.capture.leave();
     }
 }
 
@@ -141,6 +143,8 @@ pub async fn start(
         tracing::warn!(user = %name, "without root this node serves only its own user");
     }
     let credentials = host.credentials();
+    let audit: Arc<dyn audit::Audit> = Arc::new(spool);
+    let capture = capture(&config.data_dir, credentials.host_id.as_str(), &audit);
     let context = Arc::new(NodeContext {
         facts: NodeFacts {
             host_id: credentials.host_id.clone(),
@@ -149,9 +153,9 @@ pub async fn start(
         },
         policy: policy.watch(),
         host_key: host_key(host.clone()),
-        audit: Arc::new(spool),
+        audit,
         recorder: Recorder::open(recordings.clone()).map_err(NodeError::Recorder)?,
-        capture: Capture::start(),
+        capture,
         finished_recordings: Arc::new(Notify::new()),
         serves,
         environment_allow: AllowList::new(config.environment_allow),
@@ -175,6 +179,13 @@ pub async fn start(
     let finished = context.finished_recordings.clone();
     tasks.spawn(upload::run(recordings, host.auth(), finished, shutdown));
     Ok(Node { context, state, tasks })
+}
+
+/// What sessions do, from the kernel; those that go on after a node before us, too.
+fn capture(data_dir: &Path, host_id: &str, audit: &Arc<dyn audit::Audit>) -> Capture {
+    let home = capture::Home { name: host_id.to_owned(), folder: data_dir.join("capture") };
+    let audit = Arc::clone(audit);
+    Capture::start(Some(&home), &move |facts| Arc::new(Restored::new(facts, Arc::clone(&audit))))
 }
 
 /// Gives each arriving stream to its engine, in a task of its own.

@@ -96,5 +96,37 @@ impl capture::Sink for Session {
     }
 }
 
+/// A session that goes on although its connection ended with a node before us: its processes live.
+#[derive(Debug)]
+pub(crate) struct Restored {
+    facts: event::Session,
+    audit: Arc<dyn Audit>,
+    next_ei: AtomicU64,
+}
+
+impl Restored {
+    pub(crate) fn new(facts: event::Session, audit: Arc<dyn Audit>) -> Self {
+        // Beyond all that were given before: nobody records an event in each millisecond since 1970.
+        let now = OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000;
+        Self { facts, audit, next_ei: AtomicU64::new(u64::try_from(now).unwrap_or_default()) }
+    }
+}
+
+impl capture::Sink for Restored {
+    fn facts(&self) -> event::Session {
+        self.facts.clone()
+    }
+
+    fn record(&self, body: Body) -> BoxFuture<'_, ()> {
+        let ei = self.next_ei.fetch_add(1, Ordering::Relaxed);
+        Box::pin(async move {
+            let name = body.name();
+            if let Err(error) = self.audit.record(body, ei).await {
+                tracing::error!(session = %self.facts.sid, event = name, %error, "an audit event was lost");
+            }
+        })
+    }
+}
+
 /// A disk that takes longer to sync one line counts as failed.
 const RECORD_WAIT_MAX: Duration = Duration::from_secs(10);

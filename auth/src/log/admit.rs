@@ -79,11 +79,12 @@ pub(super) fn reread(text: &[u8]) -> Result<(String, Line), String> {
 
 /// The host that an event tells of, for those that hosts send.
 fn server_of(body: &Body) -> Option<&HostId> {
-    match body {
-        Body::Auth(Auth { server_id, .. })
-        | Body::SessionRejected(SessionRejected { server_id, .. }) => Some(server_id),
-        other => other.session().map(|session| &session.server_id),
+    if let Body::Auth(Auth { server_id, .. })
+    | Body::SessionRejected(SessionRejected { server_id, .. }) = body
+    {
+        return Some(server_id);
     }
+    body.session().map(|session| &session.server_id)
 }
 
 /// Length of UUID text.

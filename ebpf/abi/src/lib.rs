@@ -234,10 +234,12 @@ layouts! {
         /// By class.
         tallies: [Tally; 3],
     }
-    /// Of a session's records, how many bytes the node has done with; by class.
+    /// What of a session's records the node has done with; by class.
     Credit = "credit" {
         /// See the tally's.
         bytes: [u64; 3],
+        /// See the tally's; what was lost is no record that the node is done with.
+        records: [u64; 3],
     }
 }
 

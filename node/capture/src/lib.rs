@@ -3,6 +3,7 @@
 //!
 //! - [`hash`]: SHA-256 of programs
 //! - [`object`]: loads the programs, and says which the kernel takes
+//! - [`pins`]: what stays while no node runs
 //! - [`reader`]: the rings, in the order of time
 //! - [`record`]: bytes to records
 //! - [`live`]: the sessions that are watched, and what is lost of them
@@ -19,6 +20,7 @@
 mod hash;
 mod live;
 mod object;
+mod pins;
 mod reader;
 mod record;
 pub mod rules;
@@ -43,6 +45,7 @@ use tokio::time::timeout;
 
 use self::live::Live;
 pub use self::object::{LoadError, Refusal, hook_of, stands_in};
+pub use self::pins::Home;
 
 /// Where a session's events go.
 pub trait Sink: Send + Sync + Debug {
@@ -51,6 +54,9 @@ pub trait Sink: Send + Sync + Debug {
     /// Makes an event durable, after those that it was called for before. A failure is the sink's to tell of.
     fn record(&self, body: event::Body) -> BoxFuture<'_, ()>;
 }
+
+/// Makes a sink for a session that was begun under a node before.
+pub type Restore = dyn Fn(event::Session) -> Arc<dyn Sink>;
 
 /// What this machine's kernel lets us see, and the sessions that are watched.
 #[derive(Debug)]
@@ -136,8 +142,11 @@ impl Marker {
 impl Capture {
     /// Loads what the kernel takes, and reads what it tells; within a runtime of tokio, to which the writers belong. Never an
     /// error: a machine on which nothing can be captured is a node all the same, and says why.
-    pub fn start() -> Self {
-        let loaded = Live::start();
+    ///
+    /// With a home, programs and marks stay when the node ends, for one after it; `restore` gives the sinks of sessions that
+    /// still go on.
+    pub fn start(home: Option<&Home>, restore: &Restore) -> Self {
+        let loaded = Live::start(home, restore);
         match &loaded {
             Ok(live) => {
                 let tier = live.tier().name();
@@ -180,6 +189,13 @@ impl Capture {
     /// What came of each program, by name.
     pub fn coverage(&self) -> BTreeMap<String, Result<(), Refusal>> {
         self.0.as_ref().map(|live| live.coverage()).unwrap_or_default()
+    }
+
+    /// The node ends in an orderly way: what no session needs any more leaves the kernel.
+    pub fn leave(&self) {
+        if let Ok(live) = &self.0 {
+            live.leave();
+        }
     }
 
     /// What was told since the start.

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use ebpf_abi::{Session as Counts, class, kind};
+use ebpf_abi::{Credit, Session as Counts, class, kind};
 use proto::capture_rules::CaptureRules;
 use proto::event;
 use proto::id::SessionId;
@@ -15,11 +15,12 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::object::{LoadError, Maps, Object, Refusal};
+use crate::pins::{Home, Kept, Pins};
 use crate::record::{Body, Record};
 use crate::rules::enforcer::{self, Enforcer};
 use crate::translate::{Context, Translator};
 use crate::writer::{self, Item};
-use crate::{Sink, Tier, Totals, Wanted, reader};
+use crate::{Restore, Sink, Tier, Totals, Wanted, reader};
 
 /// See the module.
 #[derive(Debug)]
@@ -30,6 +31,8 @@ pub(crate) struct Live {
     sessions: Mutex<Sessions>,
     next: AtomicU64,
     runtime: Handle,
+    /// Where it outlives us.
+    pins: Option<Pins>,
     /// Holds programs and links.
     _object: Object,
 }
@@ -55,6 +58,8 @@ struct Watched {
     leader: Option<u32>,
     settled: Option<oneshot::Sender<()>>,
     is_over: bool,
+    /// Where a node before us had come to, by class; the largest number for those of which that has been compared.
+    before: Option<[u64; 3]>,
     /// What was told as lost so far.
     told: Counts,
 }
@@ -63,6 +68,21 @@ impl Watched {
     fn send(&self, event: impl Into<event::Body>) {
         // Fails only when the runtime stops.
         self.items.send(Item::Event(Box::new(event.into()))).ok();
+    }
+
+    /// The first record of a class after a node before us ended: those between were read, and perhaps not told.
+    fn compare(&mut self, class: usize, sequence: u64) {
+        let Some(next) = self.before.as_mut().and_then(|before| before.get_mut(class)) else {
+            return;
+        };
+        let first = std::mem::replace(next, u64::MAX);
+        if first >= sequence {
+            return;
+        }
+        let class = CLASS_NAMES.get(class).copied().unwrap_or_default().to_owned();
+        let (count, last) = (sequence - first, sequence - 1);
+        let (session, reason) = (self.sink.facts(), "restart".to_owned());
+        self.send(event::SessionLoss { session, class, reason, count, first, last });
     }
 
     /// Tells whoever waits when everything so far is durable.
@@ -82,9 +102,13 @@ enum Ended {
 
 impl Live {
     /// Loads the programs and begins to read.
-    pub(crate) fn start() -> Result<Arc<Self>, LoadError> {
+    pub(crate) fn start(home: Option<&Home>, restore: &Restore) -> Result<Arc<Self>, LoadError> {
         let runtime = Handle::try_current().map_err(|_| LoadError::Missing("a runtime"))?;
-        let (object, maps, rings) = Object::load()?;
+        let pins = home.map(Pins::open).transpose().unwrap_or_else(|error| {
+            tracing::warn!(%error, "what sessions leave behind is lost sight of when this node ends");
+            None
+        });
+        let (object, maps, rings) = Object::load(pins.as_ref())?;
         let live = Arc::new(Self {
             maps,
             coverage: object.coverage.clone(),
@@ -92,8 +116,10 @@ impl Live {
             sessions: Mutex::default(),
             next: AtomicU64::new(1),
             runtime,
+            pins,
             _object: object,
         });
+        live.restore(restore);
         reader::start(Arc::downgrade(&live), rings).map_err(LoadError::Thread)?;
         Ok(live)
     }
@@ -141,21 +167,74 @@ impl Live {
             self.maps.rules.release(number);
             return Err(error);
         }
-        let (items, received) = mpsc::unbounded_channel();
         let (say, settled) = oneshot::channel();
-        let writer = writer::write(Arc::downgrade(self), number, Arc::clone(&sink), received);
-        self.runtime.spawn(writer);
-        let watched = Watched {
-            sink,
-            translator: Translator::new(wanted.classes()),
-            items,
-            leader: None,
-            settled: Some(say),
-            is_over: false,
-            told: Counts::default(),
-        };
+        if let Err(error) = self.remember(number, sink.facts(), &wanted) {
+            self.forget(number);
+            return Err(error);
+        }
+        let watched = self.watched(number, sink, wanted.classes(), Some(say));
         lock(&self.sessions).by_number.insert(number, watched);
         Ok((number, settled))
+    }
+
+    fn watched(
+        self: &Arc<Self>,
+        number: u64,
+        sink: Arc<dyn Sink>,
+        classes: u32,
+        settled: Option<oneshot::Sender<()>>,
+    ) -> Watched {
+        let (items, received) = mpsc::unbounded_channel();
+        let (weak, to) = (Arc::downgrade(self), Arc::clone(&sink));
+        let base = self.maps.credit_of(number);
+        self.runtime.spawn(writer::write(weak, number, to, received, base));
+        let translator = Translator::new(classes);
+        let (is_over, told, before) = (false, Counts::default(), None);
+        Watched { sink, translator, items, leader: None, settled, is_over, told, before }
+    }
+
+    /// For a node after us.
+    fn remember(&self, number: u64, facts: event::Session, wanted: &Wanted) -> io::Result<()> {
+        let Some(pins) = &self.pins else { return Ok(()) };
+        let rules = serde_json::to_value(&wanted.rules)?;
+        pins.remember(&Kept { number, facts, classes: wanted.classes(), rules })
+    }
+
+    /// Goes on with what a node before us watched.
+    fn restore(self: &Arc<Self>, restore: &Restore) {
+        let Some(pins) = &self.pins else { return };
+        for kept in pins.sessions() {
+            let number = kept.number;
+            self.next.fetch_max(number + 1, Ordering::Relaxed);
+            let Some(counts) = self.maps.counts(number) else {
+                pins.forget(number);
+                continue;
+            };
+            if let Ok(rules) = serde_json::from_value(kept.rules)
+                && let Err(error) = self.maps.rules.assign(number, &rules)
+            {
+                tracing::error!(%error, number, "the rules of a session that goes on");
+            }
+            // What was read and not told is not known: it is told as lost. What is in the rings is within the budget.
+            let done = self.maps.credit_of(number).records;
+            let bytes = counts.tallies.map(|tally| tally.bytes);
+            self.maps.credit(number, Credit { bytes, records: done });
+            let mut watched = self.watched(number, restore(kept.facts), kept.classes, None);
+            // None of those that live.
+            watched.leader = Some(0);
+            watched.before = Some(done);
+            watched.is_over = counts.tasks == 0;
+            if counts.tasks > 0 {
+                let session = watched.sink.facts();
+                watched.send(event::SessionDetached { session, tasks: counts.tasks });
+                tracing::info!(sid = %watched.sink.facts().sid, "a session goes on");
+            }
+            let mut sessions = lock(&self.sessions);
+            if watched.is_over {
+                sessions.over.push_back(number);
+            }
+            sessions.by_number.insert(number, watched);
+        }
     }
 
     /// The session is under other rules from now on.
@@ -187,12 +266,32 @@ impl Live {
 
     pub(crate) fn forget(&self, number: u64) {
         lock(&self.sessions).by_number.remove(&number);
-        self.maps.remove(number);
+        self.remove(number);
     }
 
-    /// So many bytes of a session's records are done with.
-    pub(crate) fn done(&self, number: u64, bytes: [u64; 3]) {
-        self.maps.credit(number, bytes);
+    fn remove(&self, number: u64) {
+        self.maps.remove(number);
+        if let Some(pins) = &self.pins {
+            pins.forget(number);
+        }
+    }
+
+    /// The node ends: what goes on stays, and nothing else.
+    pub(crate) fn leave(&self) {
+        let sessions = lock(&self.sessions);
+        if let Some(pins) = &self.pins
+            && sessions.by_number.len() == sessions.over.len()
+        {
+            for number in &sessions.over {
+                pins.forget(*number);
+            }
+            pins.remove();
+        }
+    }
+
+    /// What of a session's records is done with.
+    pub(crate) fn done(&self, number: u64, credit: Credit) {
+        self.maps.credit(number, credit);
     }
 
     /// Records, in the order of time.
@@ -228,7 +327,7 @@ impl Live {
                     && let Some(oldest) = sessions.over.pop_front()
                 {
                     sessions.by_number.remove(&oldest);
-                    self.maps.remove(oldest);
+                    self.remove(oldest);
                 }
             }
         }
@@ -274,6 +373,10 @@ impl Live {
     fn account(&self, sessions: &mut Sessions, number: u64) -> Option<Counts> {
         let counts = self.maps.counts(number)?;
         let watched = sessions.by_number.get_mut(&number)?;
+        // The rings have been read once by now: what did not come from there will not come.
+        for (class, tally) in counts.tallies.iter().enumerate() {
+            watched.compare(class, tally.records);
+        }
         for loss in losses(&watched.sink.facts(), &watched.told, &counts) {
             sessions.totals.lost += loss.count;
             watched.send(loss);
@@ -317,6 +420,7 @@ impl Sessions {
             watched.is_over = false;
             self.over.retain(|over| *over != number);
         }
+        watched.compare(class, header.sequence);
         let session = watched.sink.facts();
         let context = Context {
             session: &session,
@@ -326,7 +430,8 @@ impl Sessions {
         for event in watched.translator.translate(&context, record) {
             watched.send(event);
         }
-        watched.items.send(Item::Done(class, length)).ok();
+        let (bytes, sequence) = (length, header.sequence);
+        watched.items.send(Item::Done { class, bytes, sequence }).ok();
         ended.map(|ended| (number, ended))
     }
 

@@ -7,11 +7,15 @@ use std::os::fd::{AsFd as _, AsRawFd as _, RawFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use aya::maps::{HashMap, Map, MapData, RingBuf};
-use aya::programs::{Program, ProgramInfo};
+use aya::programs::links::FdLink;
+use aya::programs::{Program, ProgramError, ProgramInfo};
 use aya::{Btf, Ebpf, EbpfLoader};
 use ebpf_abi::{Credit, Session};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
+use crate::pins::{Manifest, Pins};
 use crate::rules::enforcer::Enforcer;
 
 /// Built by `cargo xtask ebpf`.
@@ -28,6 +32,8 @@ pub enum LoadError {
     Essential(&'static str, #[source] Refusal),
     #[error("a map cannot be used")]
     Map(#[from] aya::maps::MapError),
+    #[error("what outlives a node cannot be kept")]
+    Pins(#[source] io::Error),
     #[error("{0} is missing")]
     Missing(&'static str),
     #[error("no thread to read what the kernel tells")]
@@ -35,7 +41,7 @@ pub enum LoadError {
 }
 
 /// Why a kernel does not take a program.
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Debug, Clone, Serialize, Deserialize, thiserror::Error)]
 #[error("{0}")]
 pub struct Refusal(String);
 
@@ -44,8 +50,8 @@ pub struct Refusal(String);
 pub(crate) struct Object {
     /// What came of each program, by name.
     pub(crate) coverage: BTreeMap<String, Result<(), Refusal>>,
-    /// Holds programs and links.
-    _ebpf: Ebpf,
+    /// Holds programs and links, where they are not pinned.
+    _ebpf: Option<Ebpf>,
 }
 
 /// What the node and the kernel programs share.
@@ -90,7 +96,30 @@ impl<T: Value> Words<T> {
     }
 }
 
+/// By class.
+pub(crate) type Rings = Vec<RingBuf<MapData>>;
+/// Gives a map by its name.
+pub(crate) type Take<'a> = &'a mut dyn FnMut(&'static str) -> Result<Map, LoadError>;
+
 impl Maps {
+    fn take(take: Take<'_>) -> Result<(Self, Rings), LoadError> {
+        let rules = Enforcer::take(take)?;
+        let maps = Self {
+            rules,
+            marks: take("marks")?,
+            sessions: Mutex::new(Words(HashMap::try_from(take("sessions")?)?)),
+            credits: Mutex::new(Words(HashMap::try_from(take("credits")?)?)),
+        };
+        if !matches!(maps.marks, Map::Unsupported(_)) {
+            return Err(LoadError::Missing("task storage"));
+        }
+        let mut rings = Vec::new();
+        for name in RINGS {
+            rings.push(RingBuf::try_from(take(name)?)?);
+        }
+        Ok((maps, rings))
+    }
+
     /// Where tasks are marked; lives as long as this does.
     pub(crate) fn marks(&self) -> RawFd {
         let Map::Unsupported(data) = &self.marks else {
@@ -110,9 +139,14 @@ impl Maps {
         lock(&self.sessions).get(number)
     }
 
+    /// What was done with.
+    pub(crate) fn credit_of(&self, number: u64) -> Credit {
+        lock(&self.credits).get(number).unwrap_or_default()
+    }
+
     /// What of its records is done with, all in all.
-    pub(crate) fn credit(&self, number: u64, bytes: [u64; 3]) {
-        if let Err(error) = lock(&self.credits).put(number, &Credit { bytes }) {
+    pub(crate) fn credit(&self, number: u64, credit: Credit) {
+        if let Err(error) = lock(&self.credits).put(number, &credit) {
             tracing::warn!(%error, number, "the kernel cannot be told what of a session is done with");
         }
     }
@@ -125,42 +159,60 @@ impl Maps {
 }
 
 impl Object {
-    /// Loads everything that the kernel takes; the rings beside it.
+    /// Loads everything that the kernel takes, or finds what a node before us has left; the rings beside it.
     ///
     /// # Errors
     /// The kernel takes not even what is essential.
-    pub(crate) fn load() -> Result<(Self, Maps, Vec<RingBuf<MapData>>), LoadError> {
+    pub(crate) fn load(pins: Option<&Pins>) -> Result<(Self, Maps, Rings), LoadError> {
+        let object = hex::encode(Sha256::digest(OBJECT));
+        if let Some(pins) = pins {
+            if let Some(manifest) = pins.kept(&object) {
+                match Self::find(pins, manifest) {
+                    Ok(found) => return Ok(found),
+                    Err(error) => {
+                        let error = &error as &dyn std::error::Error;
+                        tracing::warn!(error, "what a node before this one left cannot be used");
+                    }
+                }
+            }
+            pins.clear().map_err(LoadError::Pins)?;
+        }
         let btf = Btf::from_sys_fs().map_err(LoadError::Btf)?;
         // Task storage, of which aya knows only that it is a map.
-        let agent = std::process::id();
-        let mut ebpf = EbpfLoader::new()
-            .btf(Some(&btf))
-            .allow_unsupported_maps()
-            .override_global("agent", &agent, true)
-            .load(OBJECT)?;
-        let coverage = attach_all(&mut ebpf, &btf);
+        let mut ebpf = EbpfLoader::new().btf(Some(&btf)).allow_unsupported_maps().load(OBJECT)?;
+        if let Some(pins) = pins {
+            for (name, map) in ebpf.maps() {
+                // Sections of the object's data are no maps that anybody asks for.
+                if !name.starts_with('.') {
+                    pins.keep_map(name, map).map_err(LoadError::Pins)?;
+                }
+            }
+        }
+        let coverage = attach_all(&mut ebpf, &btf, pins);
         for name in ESSENTIAL {
             if let Some(Err(refusal)) = coverage.get(name) {
                 return Err(LoadError::Essential(name, refusal.clone()));
             }
         }
         name_ours(&mut ebpf)?;
-        let rules = Enforcer::take(&mut ebpf)?;
         let mut take = |name| ebpf.take_map(name).ok_or(LoadError::Missing(name));
-        let maps = Maps {
-            rules,
-            marks: take("marks")?,
-            sessions: Mutex::new(Words(HashMap::try_from(take("sessions")?)?)),
-            credits: Mutex::new(Words(HashMap::try_from(take("credits")?)?)),
-        };
-        if !matches!(maps.marks, Map::Unsupported(_)) {
-            return Err(LoadError::Missing("task storage"));
+        let (maps, rings) = Maps::take(&mut take)?;
+        if let Some(pins) = pins {
+            let refused = |done: &Result<(), Refusal>| done.as_ref().err().cloned();
+            let coverage = coverage.iter().map(|(name, done)| (name.clone(), refused(done)));
+            let manifest = Manifest { object, coverage: coverage.collect() };
+            pins.keep(&manifest).map_err(LoadError::Pins)?;
         }
-        let mut rings = Vec::new();
-        for name in RINGS {
-            rings.push(RingBuf::try_from(take(name)?)?);
-        }
-        Ok((Self { coverage, _ebpf: ebpf }, maps, rings))
+        Ok((Self { coverage, _ebpf: Some(ebpf) }, maps, rings))
+    }
+
+    /// From the pins: the links hold the programs.
+    fn find(pins: &Pins, manifest: Manifest) -> Result<(Self, Maps, Rings), LoadError> {
+        let mut take = |name: &'static str| Ok(Map::from_map_data(pins.map(name)?)?);
+        let (maps, rings) = Maps::take(&mut take)?;
+        let done = |refused: Option<Refusal>| refused.map_or(Ok(()), Err);
+        let coverage = manifest.coverage.into_iter().map(|(name, refused)| (name, done(refused)));
+        Ok((Self { coverage: coverage.collect(), _ebpf: None }, maps, rings))
     }
 
     /// Tier A: the kernel asks before things happen.
@@ -186,14 +238,18 @@ fn name_ours(ebpf: &mut Ebpf) -> Result<(), LoadError> {
 }
 
 /// What came of the programs: first those that need LSM or nothing, then, where LSM is refused, those that stand in for them.
-fn attach_all(ebpf: &mut Ebpf, btf: &Btf) -> BTreeMap<String, Result<(), Refusal>> {
+fn attach_all(
+    ebpf: &mut Ebpf,
+    btf: &Btf,
+    pins: Option<&Pins>,
+) -> BTreeMap<String, Result<(), Refusal>> {
     let mut coverage = BTreeMap::new();
     for (name, program) in ebpf.programs_mut().filter(|(name, _)| !stands_in(name)) {
-        coverage.insert(name.to_owned(), attach(name, program, btf));
+        coverage.insert(name.to_owned(), attach(name, program, btf, pins));
     }
     if !has_lsm(&coverage) {
         for (name, program) in ebpf.programs_mut().filter(|(name, _)| stands_in(name)) {
-            coverage.insert(name.to_owned(), attach(name, program, btf));
+            coverage.insert(name.to_owned(), attach(name, program, btf, pins));
         }
     }
     coverage
@@ -208,18 +264,33 @@ fn has_lsm(coverage: &BTreeMap<String, Result<(), Refusal>>) -> bool {
     matches!(coverage.get("task_alloc"), Some(Ok(())))
 }
 
-fn attach(name: &str, program: &mut Program, btf: &Btf) -> Result<(), Refusal> {
+fn attach(
+    name: &str,
+    program: &mut Program,
+    btf: &Btf,
+    pins: Option<&Pins>,
+) -> Result<(), Refusal> {
     let target = hook_of(name);
-    let done = if let Program::BtfTracePoint(hook) = program {
-        hook.load(target, btf).and_then(|()| hook.attach()).map(drop)
+    let refusal = |error: ProgramError| Refusal(reason(&error));
+    macro_rules! attach {
+        ($hook:expr) => {{
+            $hook.load(target, btf).map_err(refusal)?;
+            let link = $hook.attach().map_err(refusal)?;
+            let Some(pins) = pins else { return Ok(()) };
+            let link = $hook.take_link(link).map_err(refusal)?;
+            let link = FdLink::try_from(link).map_err(|error| Refusal(error.to_string()))?;
+            pins.keep_link(name, link).map_err(|error| Refusal(reason(&error)))
+        }};
+    }
+    if let Program::BtfTracePoint(hook) = program {
+        attach!(hook)
     } else if let Program::Lsm(hook) = program {
-        hook.load(target, btf).and_then(|()| hook.attach()).map(drop)
+        attach!(hook)
     } else if let Program::FExit(hook) = program {
-        hook.load(target, btf).and_then(|()| hook.attach()).map(drop)
+        attach!(hook)
     } else {
-        return Err(Refusal("of an unknown type".to_owned()));
-    };
-    done.map_err(|error| Refusal(reason(&error)))
+        Err(Refusal("of an unknown type".to_owned()))
+    }
 }
 
 /// Programs are named for their hooks; where there are several of one, for what they do there, too: before it, or after `__`.

@@ -51,13 +51,14 @@ fn read(live: &Weak<Live>, mut rings: Vec<RingBuf<MapData>>) {
     loop {
         rings.iter_mut().for_each(|ring| pass.drain(ring));
         let Some(live) = live.upgrade() else { return };
-        live.look();
         if pass.records.is_empty() {
+            live.look();
             let wait = if live.is_idle() { IDLE_WAIT } else { BUSY_WAIT };
             drop(live);
             wait_for(&rings, wait);
         } else {
             pass.hand_over(&live);
+            live.look();
         }
     }
 }

@@ -1,10 +1,13 @@
 //! A session's events on their way to the disk: in order, many at a time, each session for itself.
 
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
+use ebpf_abi::Credit;
 use futures::StreamExt as _;
 use proto::event;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::interval;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 
 use crate::live::Live;
@@ -14,18 +17,23 @@ use crate::{Sink, hash};
 #[derive(Debug)]
 pub(crate) enum Item {
     Event(Box<event::Body>),
-    /// A record of a class and so many bytes is done with.
-    Done(usize, usize),
+    /// A record is done with.
+    Done {
+        class: usize,
+        bytes: usize,
+        sequence: u64,
+    },
     /// Everything before is durable.
     Settled(oneshot::Sender<()>),
 }
 
-/// Writes until the session is forgotten.
+/// Writes until the session is forgotten; `base` is what was done with before.
 pub(crate) async fn write(
     live: Weak<Live>,
     number: u64,
     sink: Arc<dyn Sink>,
     items: mpsc::UnboundedReceiver<Item>,
+    base: Credit,
 ) {
     let recorded = UnboundedReceiverStream::new(items).map(|item| async {
         match item {
@@ -38,33 +46,56 @@ pub(crate) async fn write(
                 sink.record(*body).await;
                 None
             }
-            other @ (Item::Done(..) | Item::Settled(_)) => Some(other),
+            other @ (Item::Done { .. } | Item::Settled(_)) => Some(other),
         }
     });
     let mut recorded = std::pin::pin!(recorded.buffered(EVENTS_AT_ONCE));
-    let (mut done, mut told) = ([0; 3], 0);
-    while let Some(other) = recorded.next().await {
+    let mut ticks = interval(TELL_WITHIN);
+    let (mut done, mut told) = (base, base);
+    loop {
+        let behind = done != told;
+        let (other, is_time) = tokio::select! {
+            other = recorded.next() => match other {
+                Some(other) => (other, false),
+                None => break,
+            },
+            _ = ticks.tick(), if behind => (None, true),
+        };
         match other {
             Some(Item::Settled(say)) => {
                 // Nobody waits any more after a while.
                 say.send(()).ok();
             }
-            Some(Item::Done(class, bytes)) => {
-                let Some(of_class) = done.get_mut(class) else { continue };
-                *of_class += u64::try_from(bytes).unwrap_or(u64::MAX);
-                if done.iter().sum::<u64>() >= told + DONE_BYTES_MIN
-                    && let Some(live) = live.upgrade()
-                {
-                    live.done(number, done);
-                    told = done.iter().sum();
-                }
-            }
+            Some(Item::Done { class, bytes, sequence }) => add(&mut done, class, bytes, sequence),
+            // Durable by now; or it is time.
             Some(Item::Event(_)) | None => {}
         }
+        if done != told
+            && (total(&done) >= total(&told) + DONE_BYTES_MIN || is_time)
+            && let Some(live) = live.upgrade()
+        {
+            live.done(number, done);
+            told = done;
+        }
     }
+}
+
+fn add(done: &mut Credit, class: usize, bytes: usize, sequence: u64) {
+    if let Some(of_class) = done.bytes.get_mut(class) {
+        *of_class += u64::try_from(bytes).unwrap_or(u64::MAX);
+    }
+    if let Some(next) = done.records.get_mut(class) {
+        *next = (*next).max(sequence + 1);
+    }
+}
+
+fn total(done: &Credit) -> u64 {
+    done.bytes.iter().sum()
 }
 
 /// How many are under way to the disk together.
 const EVENTS_AT_ONCE: usize = 512;
 /// The kernel is told of what is done in pieces of this.
 const DONE_BYTES_MIN: u64 = 32 << 10;
+/// And no later than this, so that a node after us knows where to go on.
+const TELL_WITHIN: Duration = Duration::from_millis(50);

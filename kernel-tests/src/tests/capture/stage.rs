@@ -65,7 +65,7 @@ impl Stage {
     pub(super) fn new() -> Self {
         let mut builder = tokio::runtime::Builder::new_multi_thread();
         let runtime = builder.worker_threads(1).enable_all().build().unwrap();
-        let capture = runtime.block_on(async { Capture::start() });
+        let capture = runtime.block_on(async { Capture::start(None, &no_sessions) });
         Self { runtime, capture }
     }
 
@@ -151,7 +151,13 @@ impl<'s> Scene<'s> {
         let number = 1 + part.bytes().fold(0_u8, u8::wrapping_add);
         let memory = Arc::new(Memory::new([self.case.number, number]));
         let sink: Arc<dyn Sink> = Arc::clone(&memory) as _;
-        let wanted = Wanted { command: true, disk: true, network: true, strict: false };
+        let wanted = Wanted {
+            command: true,
+            disk: true,
+            network: true,
+            strict: false,
+            rules: proto::capture_rules::CaptureRules::default(),
+        };
         let mut watch = self.stage.capture.watch(&sink, wanted).unwrap().unwrap();
         let child = watch.spawn(&mut self.command(part)).unwrap();
         Running { scene: self, part: part.to_owned(), memory, watch: Some(watch), child }
@@ -370,3 +376,8 @@ const DEED_WITHIN: Duration = Duration::from_secs(30);
 /// For processes that outlive the first, and for what outside of the session is adopted.
 const OTHERS_WITHIN: Duration = Duration::from_secs(2);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// Nothing is kept, so that nothing goes on.
+fn no_sessions(_: proto::event::Session) -> Arc<dyn Sink> {
+    unreachable!("a session of a node before")
+}

@@ -7,7 +7,6 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use aya::Ebpf;
 use ebpf_abi::rules::{RULE_CONTAIN, RULE_NO_DIGEST, RULE_TOO_LONG};
 use proto::capture_rules::{CaptureRules, ExecRule};
 
@@ -15,7 +14,7 @@ use super::compile::{self, Compiled};
 use super::contain;
 use super::model::Ruleset;
 use super::tables::Tables;
-use crate::object::{LoadError, Refusal};
+use crate::object::{LoadError, Refusal, Take};
 
 /// See the module.
 #[derive(Debug)]
@@ -41,13 +40,16 @@ struct Policy {
 }
 
 impl Enforcer {
-    pub(crate) fn take(ebpf: &mut Ebpf) -> Result<Self, LoadError> {
+    pub(crate) fn take(take: Take<'_>) -> Result<Self, LoadError> {
+        let tables = Tables::take(take)?;
+        // Not those that a node before us gave.
+        let last = tables.highest();
         Ok(Self(Mutex::new(State {
-            tables: Tables::take(ebpf)?,
+            tables,
             policies: HashMap::new(),
             by_content: HashMap::new(),
             by_session: HashMap::new(),
-            last: 0,
+            last,
         })))
     }
 

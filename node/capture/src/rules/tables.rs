@@ -2,14 +2,13 @@
 
 use std::io;
 
-use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, MapData, MapError};
 use ebpf_abi::rules::{AddressKey, AddressPorts, HashKey, PathKey, Policy, Settings};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::compile::Compiled;
-use crate::object::LoadError;
+use crate::object::{LoadError, Take};
 
 /// See the module; the maps' names are those of `ebpf/src/rules.h`.
 #[derive(Debug)]
@@ -31,8 +30,7 @@ type SettingsWords = [u32; size_of::<Settings>() / size_of::<u32>()];
 
 impl Tables {
     /// Takes the maps, and names the node's own process.
-    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, LoadError> {
-        let mut take = |name| ebpf.take_map(name).ok_or(LoadError::Missing(name));
+    pub(super) fn take(take: Take<'_>) -> Result<Self, LoadError> {
         let mut settings: Array<_, SettingsWords> = Array::try_from(take("rules_settings")?)?;
         settings.set(0, [std::process::id(), 0], 0)?;
         Ok(Self {
@@ -42,6 +40,11 @@ impl Tables {
             addresses: LpmTrie::try_from(take("rules_addresses")?)?,
             hashes: HashMap::try_from(take("rules_hashes")?)?,
         })
+    }
+
+    /// The highest number of a policy that there is.
+    pub(super) fn highest(&self) -> u32 {
+        self.policies.keys().flatten().max().unwrap_or_default()
     }
 
     /// Writes a policy; what decides whether anything is looked up comes last. After an error, remove it.

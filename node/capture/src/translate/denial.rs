@@ -102,10 +102,9 @@ mod tests {
             rule: &|policy, rule| format!("{policy}/{rule}"),
         };
         let header = Header { tgid: 42, ..Header::default() };
-        match event(&context, &header, "sh".to_owned(), record, path) {
-            Event::SessionDenied(denied) => denied,
-            other => panic!("{other:?}"),
-        }
+        let event = event(&context, &header, "sh".to_owned(), record, path);
+        let Event::SessionDenied(denied) = event else { panic!("{event:?}") };
+        denied
     }
 
     #[test]
