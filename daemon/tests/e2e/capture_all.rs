@@ -5,7 +5,7 @@ use std::net::TcpListener;
 
 use serde_json::Value;
 
-use crate::cluster::{Cluster, User, at, shared};
+use crate::cluster::{Cluster, NODE, User, at, shared};
 
 /// A user whose sessions are told of in full.
 fn user(cluster: &Cluster, name: &str) -> User {
@@ -82,4 +82,32 @@ fn connections_are_told_with_both_ends_and_how_they_went() {
     assert_eq!(of("close", port)["tx"], 6);
     assert_eq!(of("connect", refused)["return_code"], -111);
     assert_eq!(of("connect", 9)["protocol"], "udp");
+}
+
+#[test]
+fn what_goes_on_while_no_node_runs_is_told_by_the_next() {
+    let cluster = Cluster::start_apart();
+    let user = user(&cluster, "goes-on");
+    let (mark, go) = (cluster.path().join("late"), cluster.path().join("go"));
+    std::fs::copy("/bin/true", &mark).unwrap();
+    let mark = std::fs::canonicalize(mark).unwrap().display().to_string();
+    let line = format!(
+        "nohup setsid sh -c 'until test -e {go}; do sleep 0.1; done; {mark} without-node; sleep 3; {mark} again' \
+         >/dev/null 2>&1 & exit 0",
+        go = go.display()
+    );
+    cluster.openssh("ssh", &user).args([&at("root"), &line]).wait().good();
+    let over = cluster.event("session.end", |end| end["user"] == *user.name);
+    cluster.kill(NODE);
+    std::fs::write(&go, "").unwrap();
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    cluster.start_node(NODE, "env=prod,team=web");
+    for word in ["without-node", "again"] {
+        let event = cluster
+            .event("session.command", |event| event["path"] == *mark && event["argv"][0] == word);
+        assert_eq!(event["sid"], over["sid"]);
+        assert_eq!(event["user"], over["user"]);
+    }
+    let whole = cluster.event("session.capture", |event| event["sid"] == over["sid"]);
+    assert_eq!(whole["lost"], 0);
 }

@@ -104,11 +104,20 @@ impl Live {
     /// Loads the programs and begins to read.
     pub(crate) fn start(home: Option<&Home>, restore: &Restore) -> Result<Arc<Self>, LoadError> {
         let runtime = Handle::try_current().map_err(|_| LoadError::Missing("a runtime"))?;
-        let pins = home.map(Pins::open).transpose().unwrap_or_else(|error| {
-            tracing::warn!(%error, "what sessions leave behind is lost sight of when this node ends");
-            None
+        let kept = home.map(|home| {
+            let pins = Pins::open(home).map_err(LoadError::Pins)?;
+            let loaded = Object::load(Some(&pins)).inspect_err(|_| pins.remove())?;
+            Ok((Some(pins), loaded))
         });
-        let (object, maps, rings) = Object::load(pins.as_ref())?;
+        let (pins, (object, maps, rings)) = match kept {
+            Some(Ok(kept)) => kept,
+            Some(Err(error)) => {
+                let error: &dyn std::error::Error = &error as &LoadError;
+                tracing::warn!(error, "sessions are lost sight of when this node ends");
+                (None, Object::load(None)?)
+            }
+            None => (None, Object::load(None)?),
+        };
         let live = Arc::new(Self {
             maps,
             coverage: object.coverage.clone(),

@@ -104,8 +104,8 @@ impl Pins {
     }
 
     pub(crate) fn keep_link(&self, name: &str, link: FdLink) -> io::Result<()> {
-        // A name of its own: maps and hooks may be called the same.
-        let path = self.folder.join(format!("{name}.link"));
+        // A name of its own: maps and hooks may be called the same. Without a dot, which this file system refuses.
+        let path = self.folder.join(format!("link_{name}"));
         link.pin(path).map(drop).map_err(io::Error::other)
     }
 
