@@ -31,7 +31,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     stage("build", || build(profile))?;
     stage("tests", || tests(options, profile))?;
     if !options.no_e2e && options.filters.is_empty() {
-        stage("kernel tests", || kernel_test::run(&kernel_test::Options::default()))?;
+        stage("kernel tests", || kernel_test::run(&kernel_test::Options::as_test()))?;
         stage("demo", || demo::run(&demo::Options::as_test(profile)))?;
     }
     Ok(())

@@ -54,6 +54,13 @@ pub(crate) struct Options {
     list: bool,
 }
 
+impl Options {
+    /// Everything, as a test: all kernels, and this machine where that can be.
+    pub(crate) fn as_test() -> Self {
+        Self { native: setup::is_root(), kernels: Wanted::ALL.to_vec(), ..Self::default() }
+    }
+}
+
 pub(crate) fn run(options: &Options) -> Result<()> {
     if options.list {
         return list();

@@ -245,8 +245,7 @@ impl Running<'_, '_> {
         // Those that were reached into may be the session's now.
         self.scene.clear();
         let started = Instant::now();
-        // The capture holds the sink as long as a task of the session lives, or an event of it is under way.
-        while Arc::strong_count(&self.memory) > 1 && started.elapsed() < OTHERS_WITHIN {
+        while !self.memory.is_over() && started.elapsed() < OTHERS_WITHIN {
             thread::sleep(LOOK_EVERY);
         }
         let facts = Facts::read(&self.scene.facts(&self.part));
@@ -329,7 +328,13 @@ fn wait(child: &mut Child) {
 #[derive(Debug)]
 struct Memory {
     facts: event::Session,
-    events: Mutex<Vec<event::Body>>,
+    told: Mutex<ToldSoFar>,
+}
+
+#[derive(Debug, Default)]
+struct ToldSoFar {
+    events: Vec<event::Body>,
+    last: Option<Instant>,
 }
 
 impl Memory {
@@ -341,15 +346,24 @@ impl Memory {
             "server_id": "00000000-0000-4000-8000-000000000001", "server_hostname": "guest",
             "server_version": "0", "addr.remote": "", "proto": "ssh",
         });
-        Self { facts: serde_json::from_value(facts).unwrap(), events: Mutex::default() }
+        Self { facts: serde_json::from_value(facts).unwrap(), told: Mutex::default() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<event::Body>> {
-        self.events.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, ToldSoFar> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// It was told that the last task has ended, and nobody took up what it left since; a program whose hash took long may
+    /// be told of after that.
+    fn is_over(&self) -> bool {
+        let told = self.lock();
+        let is_summary = |event: &event::Body| matches!(event, event::Body::SessionCapture(_));
+        let wait = if told.events.last().is_some_and(is_summary) { QUIET } else { QUIET_FOR_LONG };
+        told.events.iter().any(is_summary) && told.last.is_some_and(|last| last.elapsed() > wait)
     }
 
     fn events(&self) -> Vec<serde_json::Value> {
-        self.lock().iter().map(|event| serde_json::to_value(event).unwrap()).collect()
+        self.lock().events.iter().map(|event| serde_json::to_value(event).unwrap()).collect()
     }
 }
 
@@ -359,7 +373,9 @@ impl Sink for Memory {
     }
 
     fn record(&self, body: event::Body) -> BoxFuture<'_, ()> {
-        self.lock().push(body);
+        let mut told = self.lock();
+        told.events.push(body);
+        told.last = Some(Instant::now());
         Box::pin(std::future::ready(()))
     }
 }
@@ -374,7 +390,11 @@ pub(super) fn find(name: &str) -> io::Result<PathBuf> {
 /// A deed on an emulated machine takes a second or two.
 const DEED_WITHIN: Duration = Duration::from_secs(30);
 /// For processes that outlive the first, and for what outside of the session is adopted.
-const OTHERS_WITHIN: Duration = Duration::from_secs(2);
+const OTHERS_WITHIN: Duration = Duration::from_secs(4);
+/// A record is read within some hundredths of a second.
+const QUIET: Duration = Duration::from_millis(100);
+/// And the longest of our programs is hashed in less, also on an emulated machine.
+const QUIET_FOR_LONG: Duration = Duration::from_millis(800);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// Nothing is kept, so that nothing goes on.

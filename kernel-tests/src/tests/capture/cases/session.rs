@@ -97,7 +97,7 @@ fn do_nohup(deed: &Deed, _: &str) {
         deed.tell_pid("left");
         until("orphan", || getppid() != Some(leader));
         // Until the session's end has been told.
-        thread::sleep(Duration::from_millis(300));
+        thread::sleep(Duration::from_millis(600));
         deed.afterwards();
     });
 }
