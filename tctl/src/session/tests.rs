@@ -209,12 +209,12 @@ fn a_number_is_another_process_after_its_end() {
         exec(0, 10, 5, "/bin/sh"),
         exec(1, 11, 10, "/bin/first"),
         exit(2, 11, 10, 1),
-        exec(3, 12, 10, "/bin/middle"),
+        exec(10_003, 12, 10, "/bin/middle"),
         // The number again, and below what was its sister.
-        exec(4, 11, 12, "/bin/second"),
+        exec(10_004, 11, 12, "/bin/second"),
         // Now even as the parent of whoever is its parent.
-        exec(5, 12, 11, "/bin/third"),
-        exit(6, 11, 12, 2),
+        exec(10_005, 12, 11, "/bin/third"),
+        exit(10_006, 11, 12, 2),
     ];
     let tree = tree(events);
     let all: Vec<_> = tree.processes.iter().filter(|process| process.pid == 11).collect();
@@ -283,13 +283,33 @@ fn orphans_hang_from_a_root_of_which_nothing_is_known() {
 }
 
 #[test]
-fn what_is_closed_after_the_end_is_the_dead_ones() {
+fn what_is_told_late_is_the_dead_ones() {
+    let mut failed = exec(6, 11, 10, "/usr/local/bin/a");
+    if let Body::SessionCommand(command) = &mut failed.body {
+        command.return_code = -2;
+    }
     let events = [
-        exec(0, 10, 5, "/bin/sh"),
-        exit(1, 10, 5, 0),
-        net(2, 10, "close", 40_000, ("192.0.2.80", 443), 1),
+        exit(0, 12, 11, 2),
+        exit(1, 11, 10, 1),
+        exit(2, 10, 5, 0),
+        // All three are told of when they have ended, the first not first.
+        exec(3, 11, 10, "/bin/a"),
+        exec(4, 10, 5, "/bin/sh"),
+        exec(5, 12, 11, "/bin/b"),
+        failed,
+        net(7, 12, "close", 40_000, ("192.0.2.80", 443), 1),
     ];
-    assert_eq!(tree(events).processes.iter().filter(|it| it.pid == 10).count(), 1);
+    let lines = shown(events);
+    let processes: Vec<_> = lines.lines().filter(|line| line.contains("[exit ")).collect();
+    assert!(
+        processes[0].starts_with("10  [exit 0 ") && processes[0].contains("/bin/sh"),
+        "{lines}"
+    );
+    assert!(processes[1].starts_with("└─ 11  [exit 1 ") && processes[1].ends_with("/bin/a"));
+    assert!(processes[2].starts_with("   └─ 12  [exit 2 ") && processes[2].ends_with("/bin/b"));
+    assert_eq!(processes.len(), 3, "{lines}");
+    assert!(lines.contains(" tried  /usr/local/bin/a = ENOENT\n"), "{lines}");
+    assert!(!lines.contains("nothing is known"), "{lines}");
 }
 
 #[test]
