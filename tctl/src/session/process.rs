@@ -182,9 +182,9 @@ impl Process {
     }
 
     /// Gives whether there was none like it.
-    pub(super) fn does(&mut self, kind: &'static str, words: String) -> bool {
+    pub(super) fn does(&mut self, kind: &'static str, words: String, times: u64) -> bool {
         let before = self.deeds.len();
-        *self.deeds.entry((kind, words)).or_default() += 1;
+        *self.deeds.entry((kind, words)).or_default() += times.max(1);
         self.deeds.len() > before
     }
 }

@@ -145,6 +145,37 @@ fn handed(ei: u64, pid: u32, path: &str) -> Event {
     )
 }
 
+fn denied(ei: u64, pid: u32, path: &str, times: u64) -> Event {
+    at(
+        ei,
+        event::SessionDenied {
+            session: session(),
+            pid,
+            program: "sh".into(),
+            op: "open".into(),
+            path: path.into(),
+            dst_addr: String::new(),
+            dst_port: 0,
+            target_pid: 0,
+            rule: "/etc/cron.d/".into(),
+            mode: "deny".into(),
+            times,
+            return_code: -1,
+        },
+    )
+}
+
+#[test]
+fn what_is_against_a_rule_is_marked_and_counted() {
+    let lines = shown([
+        exec(0, 10, 5, "/bin/sh"),
+        denied(1, 10, "/etc/cron.d/a\u{7}", 0),
+        denied(2, 10, "/etc/cron.d/a\u{7}", 4),
+    ]);
+    let expect = r"    !! RULE   open $'/etc/cron.d/a\x07' denied by /etc/cron.d/ = EPERM ×5";
+    assert!(lines.contains(expect), "{lines}");
+}
+
 fn lost(ei: u64, count: u64, first: u64, last: u64) -> Event {
     let (session, class, reason) = (session(), "file".into(), "ring".into());
     at(ei, event::SessionLoss { session, class, reason, count, first, last })

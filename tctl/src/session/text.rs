@@ -197,11 +197,11 @@ fn words(executed: &Executed) -> String {
     text + &result(executed.return_code)
 }
 
-/// What a process did, work that it handed over first.
+/// What a process did; what is against a rule and work that it handed over first.
 fn doings(process: &Process, shape: &Shape) -> Vec<String> {
     let mut lines = Vec::new();
     let (handed, deeds): (Vec<_>, Vec<_>) =
-        process.deeds.iter().partition(|((kind, _), _)| *kind == "handed");
+        process.deeds.iter().partition(|((kind, _), _)| matches!(*kind, "RULE" | "handed"));
     let deed = |mark: &str, ((kind, words), count): (&(&str, String), &u64)| {
         format!("{mark}{kind:<6} {words}{}", times(*count))
     };

@@ -8,7 +8,7 @@ use proto::event::{Body, Event, SessionCommand, SessionCommandExit};
 
 use super::notice::Notices;
 use super::process::{Executed, Process};
-use cli::captured::{doer, told};
+use cli::captured::{denial, doer, told};
 
 /// How much of a session is kept.
 #[derive(Debug, Clone, Copy)]
@@ -134,8 +134,11 @@ impl Tree {
             (it.dst_addr.len(), process.connection(it))
         } else if let Body::SessionDns(asked) = body {
             (asked.name.len(), process.asks(asked))
+        } else if let Body::SessionDenied(it) = body {
+            let words = denial(it);
+            (words.len(), process.does("RULE", words, it.times))
         } else if let Some(told) = told(body) {
-            (told.text.len(), process.does(told.kind, told.text))
+            (told.text.len(), process.does(told.kind, told.text, 1))
         } else {
             return;
         };
