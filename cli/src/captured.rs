@@ -2,8 +2,8 @@
 //! watches, so each word from elsewhere is quoted ([`quoted`]) and stays on its line. Pure.
 
 use proto::event::{
-    Body, SessionCapture, SessionCommand, SessionCommandExit, SessionDelegation, SessionDisk,
-    SessionDns, SessionLoss, SessionNetwork, SessionPrivilege, SessionTrace,
+    Body, SessionCapture, SessionCommand, SessionCommandExit, SessionDelegation, SessionDenied,
+    SessionDisk, SessionDns, SessionLoss, SessionNetwork, SessionPrivilege, SessionTrace,
 };
 
 use crate::output::quoted;
@@ -31,6 +31,7 @@ pub fn told(body: &Body) -> Option<Told> {
             by("exit", end.pid, format!("{}, {}", quoted(&end.program), ended(end)))
         }
         Body::SessionDelegation(it) => by("handed", it.pid, delegation(it)),
+        Body::SessionDenied(it) => by("RULE", it.pid, denial(it) + &times(it.times)),
         Body::SessionDetached(left) => of("left", format!("{} tasks live on", left.tasks)),
         Body::SessionDisk(disk) => by("file", disk.pid, file(disk)),
         Body::SessionDns(asked) => by("dns", asked.pid, question(asked)),
@@ -55,6 +56,7 @@ pub fn doer(body: &Body) -> Option<(u32, &str)> {
         Body::SessionCommand(it) => (it.pid, &it.program),
         Body::SessionCommandExit(it) => (it.pid, &it.program),
         Body::SessionDelegation(it) => (it.pid, &it.program),
+        Body::SessionDenied(it) => (it.pid, &it.program),
         Body::SessionDisk(it) => (it.pid, &it.program),
         Body::SessionDns(it) => (it.pid, &it.program),
         Body::SessionKernel(it) => (it.pid, &it.program),
@@ -163,6 +165,24 @@ pub fn endpoint(address: &str, port: u32) -> String {
         (address, port) if address.contains(':') => format!("[{}]:{port}", quoted(address)),
         (address, port) => format!("{}:{port}", quoted(address)),
     }
+}
+
+/// What a rule is about, which one, and what came of it; without how often.
+pub fn denial(it: &SessionDenied) -> String {
+    let came = match it.mode.as_str() {
+        "audit" => "happened, against the rule",
+        "deny" => "denied by",
+        "kill" => "denied, and killed, by",
+        other => return format!("{} by {}", words(&[&it.op, other]), quoted(&it.rule)),
+    };
+    let what = words(&[&it.op, &it.path]);
+    let whom = match endpoint(&it.dst_addr, it.dst_port.into()) {
+        none if none.is_empty() => none,
+        whom => format!(" > {whom}"),
+    };
+    let other =
+        if it.target_pid == 0 { String::new() } else { format!(" on process {}", it.target_pid) };
+    format!("{what}{whom}{other} {came} {}{}", quoted(&it.rule), result(it.return_code))
 }
 
 fn question(asked: &SessionDns) -> String {

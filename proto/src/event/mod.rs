@@ -513,6 +513,7 @@ pub const CAPTURED: &[&str] = &[
     "session.command",
     "session.command.exit",
     "session.delegation",
+    "session.denied",
     "session.detached",
     "session.disk",
     "session.dns",

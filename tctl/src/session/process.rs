@@ -51,8 +51,10 @@ pub(super) struct Executed {
 pub(super) struct End {
     pub(super) exit_code: i32,
     pub(super) signal: i32,
-    /// Number of the event in the session: what has a smaller one happened before.
+    /// Number of the event in the session.
     pub(super) ei: u64,
+    /// Unix milliseconds.
+    pub(super) at_ms: i64,
 }
 
 /// Path, and the other path of what has two.
@@ -134,8 +136,8 @@ impl Process {
         self.executed.iter().rev().find(|executed| executed.return_code == 0)
     }
 
-    pub(super) fn ends(&mut self, end: &SessionCommandExit, ei: u64) {
-        self.end = Some(End { exit_code: end.exit_code, signal: end.signal, ei });
+    pub(super) fn ends(&mut self, end: &SessionCommandExit, ei: u64, at_ms: i64) {
+        self.end = Some(End { exit_code: end.exit_code, signal: end.signal, ei, at_ms });
     }
 
     /// Gives whether there was none like it.
@@ -180,9 +182,9 @@ impl Process {
     }
 
     /// Gives whether there was none like it.
-    pub(super) fn does(&mut self, kind: &'static str, words: String) -> bool {
+    pub(super) fn does(&mut self, kind: &'static str, words: String, times: u64) -> bool {
         let before = self.deeds.len();
-        *self.deeds.entry((kind, words)).or_default() += 1;
+        *self.deeds.entry((kind, words)).or_default() += times.max(1);
         self.deeds.len() > before
     }
 }

@@ -119,7 +119,7 @@ struct Name<'a> {
 
 #[derive(Debug, Serialize)]
 struct Deed<'a> {
-    /// `handed`, `rights`, `kernel`, `trace`.
+    /// `RULE`, `handed`, `rights`, `kernel`, `trace`.
     kind: &'a str,
     text: &'a str,
     times: u64,

@@ -145,6 +145,37 @@ fn handed(ei: u64, pid: u32, path: &str) -> Event {
     )
 }
 
+fn denied(ei: u64, pid: u32, path: &str, times: u64) -> Event {
+    at(
+        ei,
+        event::SessionDenied {
+            session: session(),
+            pid,
+            program: "sh".into(),
+            op: "open".into(),
+            path: path.into(),
+            dst_addr: String::new(),
+            dst_port: 0,
+            target_pid: 0,
+            rule: "/etc/cron.d/".into(),
+            mode: "deny".into(),
+            times,
+            return_code: -1,
+        },
+    )
+}
+
+#[test]
+fn what_is_against_a_rule_is_marked_and_counted() {
+    let lines = shown([
+        exec(0, 10, 5, "/bin/sh"),
+        denied(1, 10, "/etc/cron.d/a\u{7}", 0),
+        denied(2, 10, "/etc/cron.d/a\u{7}", 4),
+    ]);
+    let expect = r"    !! RULE   open $'/etc/cron.d/a\x07' denied by /etc/cron.d/ = EPERM ×5";
+    assert!(lines.contains(expect), "{lines}");
+}
+
 fn lost(ei: u64, count: u64, first: u64, last: u64) -> Event {
     let (session, class, reason) = (session(), "file".into(), "ring".into());
     at(ei, event::SessionLoss { session, class, reason, count, first, last })
@@ -209,12 +240,12 @@ fn a_number_is_another_process_after_its_end() {
         exec(0, 10, 5, "/bin/sh"),
         exec(1, 11, 10, "/bin/first"),
         exit(2, 11, 10, 1),
-        exec(3, 12, 10, "/bin/middle"),
+        exec(10_003, 12, 10, "/bin/middle"),
         // The number again, and below what was its sister.
-        exec(4, 11, 12, "/bin/second"),
+        exec(10_004, 11, 12, "/bin/second"),
         // Now even as the parent of whoever is its parent.
-        exec(5, 12, 11, "/bin/third"),
-        exit(6, 11, 12, 2),
+        exec(10_005, 12, 11, "/bin/third"),
+        exit(10_006, 11, 12, 2),
     ];
     let tree = tree(events);
     let all: Vec<_> = tree.processes.iter().filter(|process| process.pid == 11).collect();
@@ -283,13 +314,33 @@ fn orphans_hang_from_a_root_of_which_nothing_is_known() {
 }
 
 #[test]
-fn what_is_closed_after_the_end_is_the_dead_ones() {
+fn what_is_told_late_is_the_dead_ones() {
+    let mut failed = exec(6, 11, 10, "/usr/local/bin/a");
+    if let Body::SessionCommand(command) = &mut failed.body {
+        command.return_code = -2;
+    }
     let events = [
-        exec(0, 10, 5, "/bin/sh"),
-        exit(1, 10, 5, 0),
-        net(2, 10, "close", 40_000, ("192.0.2.80", 443), 1),
+        exit(0, 12, 11, 2),
+        exit(1, 11, 10, 1),
+        exit(2, 10, 5, 0),
+        // All three are told of when they have ended, the first not first.
+        exec(3, 11, 10, "/bin/a"),
+        exec(4, 10, 5, "/bin/sh"),
+        exec(5, 12, 11, "/bin/b"),
+        failed,
+        net(7, 12, "close", 40_000, ("192.0.2.80", 443), 1),
     ];
-    assert_eq!(tree(events).processes.iter().filter(|it| it.pid == 10).count(), 1);
+    let lines = shown(events);
+    let processes: Vec<_> = lines.lines().filter(|line| line.contains("[exit ")).collect();
+    assert!(
+        processes[0].starts_with("10  [exit 0 ") && processes[0].contains("/bin/sh"),
+        "{lines}"
+    );
+    assert!(processes[1].starts_with("└─ 11  [exit 1 ") && processes[1].ends_with("/bin/a"));
+    assert!(processes[2].starts_with("   └─ 12  [exit 2 ") && processes[2].ends_with("/bin/b"));
+    assert_eq!(processes.len(), 3, "{lines}");
+    assert!(lines.contains(" tried  /usr/local/bin/a = ENOENT\n"), "{lines}");
+    assert!(!lines.contains("nothing is known"), "{lines}");
 }
 
 #[test]

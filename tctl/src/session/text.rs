@@ -129,16 +129,15 @@ fn program_line(tree: &Tree, process: &Process, depth: usize) -> String {
     let parent = process.parent.and_then(|parent| tree.processes.get(parent));
     let mut last = parent.and_then(Process::runs);
     text.push_str(&format!("  [{}]", end(process)));
-    if process.executed.is_empty() {
+    if process.runs().is_none() {
         text.push_str(&format!(" {} (no program of its own)", quoted(&process.program)));
     }
-    for (place, executed) in process.executed.iter().enumerate() {
+    let worked = process.executed.iter().filter(|executed| executed.return_code == 0);
+    for (place, executed) in worked.enumerate() {
         text.push_str(if place == 0 { " " } else { "  then " });
         text.push_str(&user_change(last, executed));
         text.push_str(&words(executed));
-        if executed.return_code == 0 {
-            last = Some(executed);
-        }
+        last = Some(executed);
     }
     if process.parent.is_none() && process.ppid == 0 && process.executed.is_empty() {
         text.push_str(" (its parent is not known)");
@@ -148,12 +147,11 @@ fn program_line(tree: &Tree, process: &Process, depth: usize) -> String {
 
 /// How it ended, and how long it lived.
 fn end(process: &Process) -> String {
-    let (first, last) = process.seen_ms;
-    let seconds = span(last.saturating_sub(first));
-    match process.end {
-        Some(end) if end.signal != 0 => format!("signal {} {seconds}", end.signal),
-        Some(end) => format!("exit {} {seconds}", end.exit_code),
-        None => "no end seen".to_owned(),
+    let Some(end) = process.end else { return "no end seen".to_owned() };
+    let seconds = span(end.at_ms.saturating_sub(process.seen_ms.0));
+    match end.signal {
+        0 => format!("exit {} {seconds}", end.exit_code),
+        signal => format!("signal {signal} {seconds}"),
     }
 }
 
@@ -199,16 +197,19 @@ fn words(executed: &Executed) -> String {
     text + &result(executed.return_code)
 }
 
-/// What a process did, work that it handed over first.
+/// What a process did; what is against a rule and work that it handed over first.
 fn doings(process: &Process, shape: &Shape) -> Vec<String> {
     let mut lines = Vec::new();
     let (handed, deeds): (Vec<_>, Vec<_>) =
-        process.deeds.iter().partition(|((kind, _), _)| *kind == "handed");
+        process.deeds.iter().partition(|((kind, _), _)| matches!(*kind, "RULE" | "handed"));
     let deed = |mark: &str, ((kind, words), count): (&(&str, String), &u64)| {
         format!("{mark}{kind:<6} {words}{}", times(*count))
     };
     list(&mut lines, shape, "deeds", handed.into_iter().map(|it| deed("!! ", it)));
     list(&mut lines, shape, "deeds", deeds.into_iter().map(|it| deed("!  ", it)));
+    let failed: Vec<_> = process.executed.iter().filter(|it| it.return_code != 0).collect();
+    let tries = failed.into_iter().map(|it| format!("   tried  {}", words(it)));
+    list(&mut lines, shape, "tries", tries);
     let names = process.names.iter().map(|((name, qtype), count)| {
         format!("   dns    {} {}{}", quoted(name), quoted(qtype), times(*count))
     });

@@ -8,7 +8,7 @@ use proto::event::{Body, Event, SessionCommand, SessionCommandExit};
 
 use super::notice::Notices;
 use super::process::{Executed, Process};
-use cli::captured::{doer, told};
+use cli::captured::{denial, doer, told};
 
 /// How much of a session is kept.
 #[derive(Debug, Clone, Copy)]
@@ -40,6 +40,7 @@ pub(super) struct Tree {
     pub(super) roots: Vec<usize>,
     /// Who has a number, or had it last.
     by_pid: HashMap<u32, usize>,
+    /// Who was the first to execute something, as far as was told.
     leader: Option<usize>,
     room: Room,
 }
@@ -76,7 +77,7 @@ impl Tree {
         } else if let Body::SessionCommand(command) = event.body {
             self.command(command, at);
         } else {
-            let own = self.of_pid(pid, program, at);
+            let own = self.of_pid(pid, at);
             self.deed(own, program, &event.body, at);
         }
     }
@@ -111,10 +112,10 @@ impl Tree {
 
     fn ended(&mut self, end: &SessionCommandExit, at: Moment) {
         let parent = self.parent(end.ppid, at);
-        let own = self.of_pid(end.pid, &end.program, at);
+        let own = self.of_pid(end.pid, at);
         self.hang(own, end.ppid, parent);
         if let Some(process) = self.seen(own, at) {
-            process.ends(end, at.ei);
+            process.ends(end, at.ei, at.ms);
             if process.program.is_empty() {
                 process.program.clone_from(&end.program);
             }
@@ -133,8 +134,11 @@ impl Tree {
             (it.dst_addr.len(), process.connection(it))
         } else if let Body::SessionDns(asked) = body {
             (asked.name.len(), process.asks(asked))
+        } else if let Body::SessionDenied(it) = body {
+            let words = denial(it);
+            (words.len(), process.does("RULE", words, it.times))
         } else if let Some(told) = told(body) {
-            (told.text.len(), process.does(told.kind, told.text))
+            (told.text.len(), process.does(told.kind, told.text, 1))
         } else {
             return;
         };
@@ -143,20 +147,16 @@ impl Tree {
         }
     }
 
-    /// Who has a number now, or had it at that time.
+    /// Who has a number, or had it when that happened: also a little after the end, since not all is told in its order.
     fn living(&self, pid: u32, at: Moment) -> Option<usize> {
         let index = *self.by_pid.get(&pid)?;
         let end = self.processes.get(index)?.end;
-        end.is_none_or(|end| at.ei < end.ei).then_some(index)
+        end.is_none_or(|end| at.ei <= end.ei.saturating_add(LATE_EVENTS)).then_some(index)
     }
 
-    /// As [`Self::living`], and whoever has just ended with this program: what it leaves open is closed after its end.
-    fn of_pid(&mut self, pid: u32, program: &str, at: Moment) -> usize {
-        let living = self.living(pid, at).or_else(|| {
-            let last = *self.by_pid.get(&pid)?;
-            (self.processes.get(last)?.program == program).then_some(last)
-        });
-        living.unwrap_or_else(|| self.new_process(pid, at))
+    /// As [`Self::living`]; a new one, where nobody has it.
+    fn of_pid(&mut self, pid: u32, at: Moment) -> usize {
+        self.living(pid, at).unwrap_or_else(|| self.new_process(pid, at))
     }
 
     fn new_process(&mut self, pid: u32, at: Moment) -> usize {
@@ -234,19 +234,26 @@ impl Tree {
         true
     }
 
+    /// The first above it of which there is more than hearsay.
+    fn topmost(&self, index: usize) -> usize {
+        let known = |index: usize| {
+            let parent = self.processes.get(index)?.parent?;
+            (!self.processes.get(parent)?.is_hearsay).then_some(parent)
+        };
+        std::iter::successors(Some(index), |index| known(*index)).last().unwrap_or(index)
+    }
+
     /// All events are in: who has no parent is a root. Of whom there is only hearsay is one only for its children, and the
     /// session's first process is a root by itself.
     pub(super) fn finish(&mut self) {
-        if let Some(leader) = self.leader
-            && let Some(process) = self.processes.get_mut(leader)
-            && let Some(parent) = process.parent
-            && self.processes.get(parent).is_some_and(|parent| parent.is_hearsay)
-        {
+        let leader = self.leader.map(|first| self.topmost(first));
+        let above = leader.and_then(|leader| self.processes.get(leader)?.parent);
+        if let (Some(leader), Some(above)) = (leader, above) {
             if let Some(process) = self.processes.get_mut(leader) {
                 process.parent = None;
             }
-            if let Some(parent) = self.processes.get_mut(parent) {
-                parent.children.retain(|child| *child != leader);
+            if let Some(above) = self.processes.get_mut(above) {
+                above.children.retain(|child| *child != leader);
             }
         }
         let is_root = |(_, process): &(usize, &Process)| {
@@ -254,7 +261,6 @@ impl Tree {
         };
         let roots = self.processes.iter().enumerate().filter(is_root).map(|(index, _)| index);
         self.roots = roots.collect();
-        let leader = self.leader;
         self.roots.sort_by_key(|root| Some(*root) != leader);
     }
 }
@@ -266,5 +272,7 @@ fn base_name(path: &str) -> &str {
 /// What a process takes, and what something that it did takes beside its text: about.
 const PROCESS_BYTES: usize = 512;
 const GROUP_BYTES: usize = 192;
+/// Numbers are given in turn, and each process has an end of its own: within so many events nobody has the same number again.
+const LATE_EVENTS: u64 = 4096;
 /// No shell nests so deep; a search for a circle ends here.
 const ANCESTORS_MAX: usize = 4096;
