@@ -5,6 +5,7 @@
 use pki::UserIdentity;
 use policy::decide::{Reason, decide};
 use policy::{Decision, Denial, Permit, Request};
+use proto::capture_rules::CaptureRules;
 use proto::event;
 use proto::id::{Login, SessionId};
 use time::OffsetDateTime;
@@ -52,7 +53,7 @@ pub(crate) fn recheck(
     ask(node, identity, login, net::unix_now().min(while_valid)).map(drop)
 }
 
-/// Whether one more forwarded connection may open now, under the newest policy and with a certificate that is still
+/// Whether one more forwarded connection may open now, and what rules say of where to, under the newest policy and with a certificate that is still
 /// good, as for a new session.
 ///
 /// # Errors
@@ -61,9 +62,9 @@ pub(crate) fn may_forward(
     node: &NodeContext,
     identity: &UserIdentity,
     login: &Login,
-) -> Result<(), String> {
+) -> Result<CaptureRules, String> {
     match ask(node, identity, login, net::unix_now()) {
-        Ok(permit) if permit.options().port_forwarding => Ok(()),
+        Ok(permit) if permit.options().port_forwarding => Ok(permit.options().rules.clone()),
         Ok(_) => Err("a role forbids port forwarding".to_owned()),
         Err(denial) => Err(denial.to_string()),
     }

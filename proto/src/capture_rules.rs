@@ -107,6 +107,16 @@ impl CaptureRules {
         Ok(())
     }
 
+    /// The rule that keeps a connection from being made, where one does.
+    pub fn denies(&self, address: IpAddr, port: u16) -> Option<&AddressRule> {
+        let address = as_reached(address);
+        let about = |rule: &&AddressRule| {
+            let (low, high) = rule.ports();
+            rule.covers(address) && low <= port && port <= high
+        };
+        self.deny_connect.iter().filter(|_| self.enforces()).find(about)
+    }
+
     /// All that both say, in the order in which they say it, once each.
     #[must_use]
     pub fn and(mut self, other: &Self) -> Self {
@@ -295,6 +305,15 @@ fn network<'a>(
     })
 }
 
+/// An address as the kernel reaches it: IPv4 in IPv6 is IPv4, and nowhere is this machine.
+pub fn as_reached(address: IpAddr) -> IpAddr {
+    let address = address.to_canonical();
+    if !address.is_unspecified() {
+        return address;
+    }
+    if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() }
+}
+
 /// Digits only: `parse` would take a sign.
 fn number<T: FromStr>(text: &str) -> Option<T> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
@@ -471,6 +490,20 @@ mod tests {
         assert!(!covers("::/0", "1.2.3.4"));
         assert!(covers("2001:db8::/33", "2001:db8:7fff::"));
         assert!(!covers("2001:db8::/33", "2001:db8:8000::"));
+    }
+
+    #[test]
+    fn a_connection_is_denied_however_its_address_is_written() {
+        let rules = |json| serde_json::from_str::<CaptureRules>(json).unwrap();
+        let denied = |rules: &CaptureRules, address: &str, port| {
+            rules.denies(address.parse().unwrap(), port).map(ToString::to_string)
+        };
+        let deny = rules(r#"{"deny_connect":["127.0.0.0/8:22","10.0.0.0/8"]}"#);
+        assert_eq!(denied(&deny, "::ffff:10.1.2.3", 80).unwrap(), "10.0.0.0/8");
+        assert_eq!(denied(&deny, "0.0.0.0", 22).unwrap(), "127.0.0.0/8:22");
+        assert_eq!(denied(&deny, "127.0.0.1", 23), None);
+        let audit = rules(r#"{"deny_connect":["10.0.0.0/8"],"mode":"audit"}"#);
+        assert_eq!(denied(&audit, "10.1.2.3", 80), None);
     }
 
     #[test]

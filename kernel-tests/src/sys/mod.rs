@@ -29,6 +29,13 @@ fn text(path: &Path) -> io::Result<std::ffi::CString> {
     Ok(std::ffi::CString::new(path.as_os_str().as_bytes())?)
 }
 
+/// Cuts a file by its name, without opening it.
+pub(crate) fn truncate(path: &Path) -> io::Result<()> {
+    let path = text(path)?;
+    // SAFETY: a text that ends with a NUL and lives until the call returns.
+    checked(unsafe { libc::truncate(path.as_ptr(), 0) }.into()).map(drop)
+}
+
 /// Connects a socket to an address as the kernel has it, of whichever family.
 pub(crate) fn connect(socket: RawFd, address: &[u8]) -> io::Result<()> {
     let length = u32::try_from(address.len()).map_err(io::Error::other)?;

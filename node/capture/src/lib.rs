@@ -209,15 +209,13 @@ impl Capture {
     /// There is no room for another; its rules cannot be kept here; or nothing can be held back that cannot be told, which a
     /// strict session asks for.
     pub fn watch(&self, sink: &Arc<dyn Sink>, wanted: Wanted) -> io::Result<Option<Watch>> {
+        if wanted.rules.enforces() && self.0.is_err() {
+            return Err(unenforced("nothing is captured here"));
+        }
         if wanted.strict && self.tier() != Some(Tier::A) {
             return Err(io::Error::other(STRICT_NEEDS_LSM));
         }
-        let Ok(live) = &self.0 else {
-            if wanted.rules.enforces() {
-                return Err(unenforced("nothing is captured here"));
-            }
-            return Ok(None);
-        };
+        let Ok(live) = &self.0 else { return Ok(None) };
         let (number, settled) = live.watch(Arc::clone(sink), wanted)?;
         Ok(Some(Watch { live: Arc::clone(live), number, settled: Some(settled), started: false }))
     }

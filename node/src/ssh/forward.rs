@@ -1,15 +1,17 @@
 //! `-L` and `-D`: a TCP connection from this node for the client. Allowed by the roles' `port_forwarding`; recorded when
 //! it opens, fails and closes. `-R`, Unix sockets and X11 are refused by russh's defaults.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use proto::capture_rules::CaptureRules;
 use proto::event::{self, Outcome, PortPhase};
 use russh::server::{ChannelOpenHandle, Msg};
 use russh::{Channel, ChannelMsg, ChannelOpenFailure, ChannelReadHalf, ChannelWriteHalf};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 
 use crate::admit;
@@ -67,11 +69,12 @@ async fn decide(
     let Some(admitted) = connection.admitted() else { return };
     let allowed = admit::may_forward(&connection.node, &admitted.identity, &admitted.login);
     let refused = match (allowed, u16::try_from(port)) {
-        (Ok(()), Ok(port)) if !host.is_empty() => {
-            forward(connection, channel, (host, port), address, reply).await;
+        (Ok(rules), Ok(port)) if !host.is_empty() => {
+            let to = To { host, port, rules: &rules, address };
+            forward(connection, channel, to, reply).await;
             return;
         }
-        (Ok(()), _) => ("no such address".to_owned(), ChannelOpenFailure::ConnectFailed),
+        (Ok(_), _) => ("no such address".to_owned(), ChannelOpenFailure::ConnectFailed),
         (Err(reason), _) => (reason, ChannelOpenFailure::AdministrativelyProhibited),
     };
     let (reason, failure) = refused;
@@ -79,15 +82,41 @@ async fn decide(
     reply.reject(failure).await;
 }
 
+/// Where to.
+struct To<'a> {
+    host: &'a str,
+    port: u16,
+    /// The node dials, and not the session: the kernel would not keep them here.
+    rules: &'a CaptureRules,
+    /// As events have it.
+    address: &'a str,
+}
+
+/// To any of the host's addresses that no rule denies.
+async fn dial(to: &To<'_>) -> io::Result<TcpStream> {
+    let mut denied = None;
+    let mut allowed = Vec::new();
+    for address in lookup_host((to.host, to.port)).await? {
+        match to.rules.denies(address.ip(), address.port()) {
+            Some(rule) => denied = Some(rule),
+            None => allowed.push(address),
+        }
+    }
+    if let (Some(rule), true) = (denied, allowed.is_empty()) {
+        return Err(io::Error::other(format!("a role's capture_rules deny {rule}")));
+    }
+    TcpStream::connect(allowed.as_slice()).await
+}
+
 async fn forward(
     connection: &Connection,
     channel: Channel<Msg>,
-    to: (&str, u16),
-    address: &str,
+    to: To<'_>,
     reply: ChannelOpenHandle,
 ) {
     let Some(admitted) = connection.admitted() else { return };
-    let dialing = timeout(DIAL_MAX, TcpStream::connect(to));
+    let address = to.address;
+    let dialing = timeout(DIAL_MAX, dial(&to));
     let dialed = tokio::select! {
         dialed = dialing => match dialed {
             Ok(Ok(stream)) => Ok(stream),

@@ -137,14 +137,15 @@ fn captured_on(connection: &Connection, session: &Session) -> Option<Tier> {
 /// something refuse it where the kernel does not.
 fn watch(connection: &Connection, session: &Arc<Session>) -> io::Result<Option<Watch>> {
     let (captured, rules) = (session.options().captured, &session.options().rules);
-    if !captured.any() && rules.is_empty() {
+    let can = connection.node.capture.tier().is_some();
+    if !rules.enforces() && !(can && (captured.any() || !rules.is_empty())) {
         return Ok(None);
     }
     let wanted = capture::Wanted {
         command: captured.command,
         disk: captured.disk,
         network: captured.network,
-        strict: session.is_strict(),
+        strict: session.is_strict() && captured.any(),
         rules: rules.clone(),
     };
     let sink: Arc<dyn capture::Sink> = Arc::<Session>::clone(session);

@@ -16,6 +16,7 @@ use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 use serde_json::json;
 
 use capture::{Capture, Sink, Tier, Wanted, Watch};
+use proto::capture_rules::CaptureRules;
 use proto::event;
 
 use super::cases::Case;
@@ -156,7 +157,7 @@ impl<'s> Scene<'s> {
             disk: true,
             network: true,
             strict: false,
-            rules: proto::capture_rules::CaptureRules::default(),
+            rules: CaptureRules::default(),
         };
         let mut watch = self.stage.capture.watch(&sink, wanted).unwrap().unwrap();
         let child = watch.spawn(&mut self.command(part)).unwrap();

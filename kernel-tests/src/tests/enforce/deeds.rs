@@ -7,6 +7,7 @@ use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
@@ -40,6 +41,7 @@ fn done(line: &str) -> io::Result<()> {
         ["open", path] => OpenOptions::new().append(true).open(path).map(drop),
         ["create", path] => OpenOptions::new().create(true).append(true).open(path).map(drop),
         ["read", path] => File::open(path).map(drop),
+        ["truncate", path] => crate::sys::truncate(Path::new(path)),
         ["unlink", path] => fs::remove_file(path),
         ["rmdir", path] => fs::remove_dir(path),
         ["mkdir", path] => fs::create_dir(path),

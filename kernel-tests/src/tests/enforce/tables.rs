@@ -37,6 +37,8 @@ pub(super) const FILES: Table = (
         case("open /tmp/w/d/f", write!["/tmp/w/d/f"]),
         case("open /tmp/w/d/../g", write!["/tmp/w/g"]),
         case("open /tmp/w/link", write!["/tmp/w/d/l"]),
+        case("truncate /tmp/w/f", write!["/tmp/w/f"]),
+        case("truncate /tmp/w/g", write!["/tmp/w/g"]),
         case("chmod /tmp/w/f", write!["/tmp/w/f"]),
         case("chmod /tmp/w/d", write!["/tmp/w/d"]),
         case("chown /tmp/w/d/f", write!["/tmp/w/d/f"]),

@@ -1,10 +1,10 @@
 //! What rules mean. [`Ruleset::decide`] goes through them one by one and is what the kernel's answer is compared with; nothing
 //! asks it in earnest.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use ebpf_abi::rules::{RULE_CONTAIN, RULE_NO_DIGEST, RULE_TOO_LONG, mode};
-use proto::capture_rules::{AddressRule, CaptureRules, ExecRule, RuleMode};
+use proto::capture_rules::{AddressRule, CaptureRules, ExecRule, RuleMode, as_reached};
 
 use super::contain;
 
@@ -212,16 +212,6 @@ fn above(rules: &[PathOf], path: Path<'_>) -> Option<u32> {
     let Path::Known(path) = path else { return None };
     let found = rules.iter().find(|rule| rule.above().any(|above| above.as_bytes() == path));
     found.map(|found| found.rule)
-}
-
-/// As the kernel reaches it: IPv4 in IPv6 is IPv4, and nowhere is this machine.
-pub fn as_reached(address: IpAddr) -> IpAddr {
-    let address = address.to_canonical();
-    match address {
-        IpAddr::V4(v4) if v4.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(v6) if v6.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        other @ (IpAddr::V4(_) | IpAddr::V6(_)) => other,
-    }
 }
 
 /// The number of a mode in the kernel.

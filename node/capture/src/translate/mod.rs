@@ -68,23 +68,8 @@ impl Translator {
         let mut events = Vec::new();
         match record.body {
             Body::Exec { exec, path, cwd, argv } => {
-                // What was left of the program before is all that there will be.
-                events.extend(self.finish(context, process));
-                if exec.result == 0 {
-                    self.runs(process, &text(path));
-                }
-                let command = Command {
-                    header,
-                    exec,
-                    path: path.to_vec(),
-                    cwd: cwd.to_vec(),
-                    argv: argv.to_vec(),
-                };
-                if command.is_whole() || self.unfinished.len() >= UNFINISHED_MAX {
-                    events.push(command.event(context.session.clone()));
-                } else {
-                    self.unfinished.insert(process, command);
-                }
+                let (path, cwd, argv) = (path.to_vec(), cwd.to_vec(), argv.to_vec());
+                events = self.executed(context, Command { header, exec, path, cwd, argv });
             }
             Body::Argv { at, bytes } => {
                 let Some(command) = self.unfinished.get_mut(&process) else { return events };
@@ -136,6 +121,21 @@ impl Translator {
         }
         if !self.wants(class::CONTROL) {
             events.clear();
+        }
+        events
+    }
+
+    fn executed(&mut self, context: &Context<'_>, command: Command) -> Vec<Event> {
+        let process = (command.header.tgid, command.header.process_ns);
+        // What was left of the program before is all that there will be.
+        let mut events = Vec::from_iter(self.finish(context, process));
+        if command.exec.result == 0 {
+            self.runs(process, &text(&command.path));
+        }
+        if command.is_whole() || self.unfinished.len() >= UNFINISHED_MAX {
+            events.push(command.event(context.session.clone()));
+        } else {
+            self.unfinished.insert(process, command);
         }
         events
     }

@@ -148,6 +148,38 @@ async fn forwards_are_refused_where_roles_say_so() {
 }
 
 #[tokio::test]
+async fn forwards_keep_to_the_rules_that_sessions_have() {
+    let rules =
+        |mode| format!(r#"{{"capture_rules":{{"mode":"{mode}","deny_connect":["127.0.0.0/8"]}}}}"#);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    for (mode, opens) in [("deny", false), ("audit", true)] {
+        let cluster = Cluster::new(&rules(mode));
+        let handle = cluster.sign_in().await;
+        for host in ["127.0.0.1", "localhost", "::ffff:127.0.0.1", "0.0.0.0"] {
+            let opened = handle.channel_open_direct_tcpip(host, port.into(), "127.0.0.1", 1).await;
+            assert_eq!(opened.is_ok(), opens, "{mode} {host}");
+        }
+        let Body::Port(event) = cluster.audit.wait("port").await else { panic!() };
+        assert_eq!(event.outcome.error.contains("127.0.0.0/8"), !opens, "{event:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_session_whose_rules_cannot_be_kept_is_refused() {
+    for (mode, refused) in [("deny", true), ("kill", true), ("audit", false)] {
+        let options = format!(r#"{{"capture_rules":{{"mode":"{mode}","contain":true}}}}"#);
+        let cluster = Cluster::new(&options);
+        let handle = cluster.sign_in().await;
+        let mut channel = handle.channel_open_session().await.unwrap();
+        channel.exec(true, "echo ran").await.unwrap();
+        let said = listen(&mut channel).await;
+        assert_eq!(said.output.contains("ran"), !refused, "{said:?}");
+        assert_eq!(said.error.contains("capture_rules"), refused, "{said:?}");
+    }
+}
+
+#[tokio::test]
 async fn nothing_more_is_forwarded_once_the_certificate_has_ended() {
     let cluster = Cluster::new("{}");
     let now = net::unix_now();

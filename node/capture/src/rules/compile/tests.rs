@@ -42,7 +42,7 @@ fn judge(maps: &Compiled, number: u32, deed: Deed<'_>) -> Decision {
     };
     let rule = match deed {
         Deed::Connect { address, port } => {
-            let address = model::as_reached(address);
+            let address = proto::capture_rules::as_reached(address);
             // Of IPv4 the rest is zero, on both sides.
             let found = longest(&maps.addresses, &address_key(number, address, 128));
             let found = found.filter(|_| has(has::CONNECT));
