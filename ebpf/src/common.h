@@ -134,16 +134,21 @@ struct teller {
 	__u64 number;
 };
 
-/* The session whose task runs; false outside sessions. */
-static __always_inline int tell(struct teller *teller)
+static __always_inline int tell_by(struct teller *teller, struct mark *mark)
 {
-	teller->task = bpf_get_current_task_btf();
-	struct mark *mark = mark_of(teller->task);
 	if (!mark)
 		return 0;
 	teller->number = mark->session;
 	teller->session = bpf_map_lookup_elem(&sessions, &teller->number);
 	return teller->session != 0;
+}
+
+/* The session whose task runs; false outside sessions, and before the first program of one. */
+static __always_inline int tell(struct teller *teller)
+{
+	teller->task = bpf_get_current_task_btf();
+	struct mark *mark = mark_of(teller->task);
+	return mark && mark->begun && tell_by(teller, mark);
 }
 
 /* The same where its records of a class are wanted. */

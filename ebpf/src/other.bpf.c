@@ -169,7 +169,7 @@ static __always_inline __u32 reach(struct task_struct *task, unsigned int mode)
 /* Makes the other a task of the session: what is done by it is the session's doing. */
 static __always_inline void adopt(struct teller *teller, struct task_struct *other)
 {
-	struct mark mark = { .session = teller->number };
+	struct mark mark = { .session = teller->number, .begun = 1 };
 	__u32 only = 0;
 	struct rules_settings *settings = bpf_map_lookup_elem(&rules_settings, &only);
 

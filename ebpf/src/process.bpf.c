@@ -151,8 +151,11 @@ int BPF_PROG(sched_process_exec, struct task_struct *task, int old_pid, struct l
 
 	if (writer)
 		delegate(task, file->f_path.mnt, file->f_path.dentry, writer);
-	if (!tell(&teller))
+	struct mark *mark = mark_of(task);
+	teller.task = task;
+	if (!tell_by(&teller, mark))
 		return 0;
+	mark->begun = 1;
 	struct place *place = take_place(&number);
 	if (!place) {
 		lose_one(teller.session, CLASS_CONTROL);
@@ -168,9 +171,9 @@ int BPF_PROG(sched_process_exec, struct task_struct *task, int old_pid, struct l
 SEC("tp_btf/sched_process_exit")
 int BPF_PROG(sched_process_exit, struct task_struct *task)
 {
-	struct teller teller;
+	struct teller teller = { .task = task };
 
-	if (!tell(&teller))
+	if (!tell_by(&teller, mark_of(task)))
 		return 0;
 	struct signal_struct *signal = task->signal;
 	if (signal->live.counter == 0) {

@@ -409,9 +409,12 @@ _Static_assert(__builtin_offsetof(struct trace_record, name_len) == 44, "trace_r
 struct mark {
 	/* The node's number of the session; never 0. */
 	__u64 session;
+	/* Not 0 once its first program runs: what is done before is the node's own doing. */
+	__u64 begun;
 };
-_Static_assert(sizeof(struct mark) == 8, "mark");
+_Static_assert(sizeof(struct mark) == 16, "mark");
 _Static_assert(__builtin_offsetof(struct mark, session) == 0, "mark");
+_Static_assert(__builtin_offsetof(struct mark, begun) == 8, "mark");
 
 /* What the kernel counts of a session's records of one class. */
 struct tally {

@@ -68,7 +68,11 @@ impl Session {
     /// The sink cannot take it in time. Before access is given the caller must refuse.
     pub(crate) async fn record(&self, body: impl Into<Body>) -> Result<(), SpoolError> {
         let ei = self.next_ei.fetch_add(1, Ordering::Relaxed);
-        match tokio::time::timeout(RECORD_WAIT_MAX, self.audit.record(body.into(), ei)).await {
+        self.record_as(body.into(), ei).await
+    }
+
+    async fn record_as(&self, body: Body, ei: u64) -> Result<(), SpoolError> {
+        match tokio::time::timeout(RECORD_WAIT_MAX, self.audit.record(body, ei)).await {
             Ok(result) => result,
             Err(_) => Err(SpoolError::Stopped),
         }
@@ -91,8 +95,14 @@ impl capture::Sink for Session {
     }
 
     fn record(&self, body: Body) -> BoxFuture<'_, ()> {
-        // Logged inside.
-        Box::pin(async move { drop(self.record_outcome(body).await) })
+        // Now, and not when it is waited for: in the order of the calls.
+        let ei = self.next_ei.fetch_add(1, Ordering::Relaxed);
+        Box::pin(async move {
+            let name = body.name();
+            if let Err(error) = self.record_as(body, ei).await {
+                tracing::error!(session = %self.id(), event = name, %error, "an audit event was lost");
+            }
+        })
     }
 }
 

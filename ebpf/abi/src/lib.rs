@@ -199,6 +199,8 @@ layouts! {
     Mark = "mark" {
         /// The node's number of the session; never 0.
         session: u64,
+        /// Not 0 once its first program runs: what is done before is the node's own doing.
+        begun: u64,
     }
     /// What the kernel counts of a session's records of one class.
     Tally = "tally" {

@@ -224,7 +224,7 @@ impl Capture {
 impl Watch {
     /// For the child, which must not outlive this; see [`Marker::mark_self`].
     pub fn marker(&self) -> Marker {
-        Marker { map: self.live.marks(), mark: Mark { session: self.number } }
+        Marker { map: self.live.marks(), mark: Mark { session: self.number, begun: 0 } }
     }
 
     /// Starts the session's program, marked before it executes anything, where nothing else is to be done between fork and

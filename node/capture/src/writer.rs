@@ -35,18 +35,26 @@ pub(crate) async fn write(
     items: mpsc::UnboundedReceiver<Item>,
     base: Credit,
 ) {
-    let recorded = UnboundedReceiverStream::new(items).map(|item| async {
-        match item {
-            Item::Event(mut body) => {
-                if let event::Body::SessionCommand(command) = &mut *body
-                    && command.return_code == 0
-                {
-                    hash::fill(command).await;
-                }
-                sink.record(*body).await;
-                None
+    let hashed = UnboundedReceiverStream::new(items).map(|mut item| async {
+        if let Item::Event(body) = &mut item
+            && let event::Body::SessionCommand(command) = &mut **body
+            && command.return_code == 0
+        {
+            hash::fill(command).await;
+        }
+        item
+    });
+    // In order: events get their numbers as they are recorded.
+    let recorded = hashed.buffered(HASHES_AT_ONCE).map(|item| {
+        let (recorded, other) = match item {
+            Item::Event(body) => (Some(sink.record(*body)), None),
+            other @ (Item::Done { .. } | Item::Settled(_)) => (None, Some(other)),
+        };
+        async move {
+            if let Some(recorded) = recorded {
+                recorded.await;
             }
-            other @ (Item::Done { .. } | Item::Settled(_)) => Some(other),
+            other
         }
     });
     let mut recorded = std::pin::pin!(recorded.buffered(EVENTS_AT_ONCE));
@@ -94,7 +102,9 @@ fn total(done: &Credit) -> u64 {
 }
 
 /// How many are under way to the disk together.
-const EVENTS_AT_ONCE: usize = 512;
+const EVENTS_AT_ONCE: usize = 2048;
+/// Programs whose files are read together.
+const HASHES_AT_ONCE: usize = 64;
 /// The kernel is told of what is done in pieces of this.
 const DONE_BYTES_MIN: u64 = 32 << 10;
 /// And no later than this, so that a node after us knows where to go on.
