@@ -15,6 +15,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::object::{LoadError, Maps, Object, Refusal};
+use crate::pins;
 use crate::pins::{Home, Kept, Pins};
 use crate::record::{Body, Record};
 use crate::rules::enforcer::{self, Enforcer};
@@ -68,6 +69,13 @@ impl Watched {
     fn send(&self, event: impl Into<event::Body>) {
         // Fails only when the runtime stops.
         self.items.send(Item::Event(Box::new(event.into()))).ok();
+    }
+
+    /// What follows is not told.
+    fn lost_sight(&self, reason: &str) {
+        let (session, class) = (self.sink.facts(), "task".to_owned());
+        let reason = reason.to_owned();
+        self.send(event::SessionLoss { session, class, reason, count: 1, first: 0, last: 0 });
     }
 
     /// The first record of a class after a node before us ended: those between were read, and perhaps not told.
@@ -181,7 +189,8 @@ impl Live {
             self.forget(number);
             return Err(error);
         }
-        let watched = self.watched(number, sink, wanted.classes(), Some(say));
+        let mut watched = self.watched(number, sink, wanted.classes(), Some(say));
+        watched.told = counts;
         lock(&self.sessions).by_number.insert(number, watched);
         Ok((number, settled))
     }
@@ -206,7 +215,8 @@ impl Live {
     fn remember(&self, number: u64, facts: event::Session, wanted: &Wanted) -> io::Result<()> {
         let Some(pins) = &self.pins else { return Ok(()) };
         let rules = serde_json::to_value(&wanted.rules)?;
-        pins.remember(&Kept { number, facts, classes: wanted.classes(), rules })
+        let (classes, boot) = (wanted.classes(), pins::boot());
+        pins.remember(&Kept { number, facts, classes, rules, boot })
     }
 
     /// Goes on with what a node before us watched.
@@ -216,6 +226,11 @@ impl Live {
             let number = kept.number;
             self.next.fetch_max(number + 1, Ordering::Relaxed);
             let Some(counts) = self.maps.counts(number) else {
+                if kept.boot == pins::boot() {
+                    // It may go on, and nothing follows it any more.
+                    self.watched(number, restore(kept.facts), kept.classes, None)
+                        .lost_sight("restart");
+                }
                 pins.forget(number);
                 continue;
             };
@@ -378,10 +393,22 @@ impl Live {
         }
     }
 
+    /// Somebody has taken a session out of the kernel's map: it is put back, and told of.
+    fn heal(&self, number: u64, watched: &Watched) {
+        let counts = Counts { tasks: watched.told.tasks.max(1), ..watched.told };
+        if let Err(error) = self.maps.restore(number, &counts) {
+            tracing::error!(%error, number, "a session that was taken out of the kernel's map");
+        }
+        watched.lost_sight("tamper");
+    }
+
     /// Tells what the kernel has lost of a session since the last time.
     fn account(&self, sessions: &mut Sessions, number: u64) -> Option<Counts> {
-        let counts = self.maps.counts(number)?;
         let watched = sessions.by_number.get_mut(&number)?;
+        let Some(counts) = self.maps.counts(number) else {
+            self.heal(number, watched);
+            return None;
+        };
         // The rings have been read once by now: what did not come from there will not come.
         for (class, tally) in counts.tallies.iter().enumerate() {
             watched.compare(class, tally.records);
@@ -413,6 +440,10 @@ impl Sessions {
         let class = class_of(header.kind);
         if let Some(records) = self.totals.records.get_mut(class) {
             *records += 1;
+        }
+        if header.kind == kind::KERNEL {
+            // It may be about our maps.
+            self.looked = None;
         }
         let watched = self.by_number.get_mut(&number)?;
         // The first that is heard of it, also where its parent has not told us yet.

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _, RawFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use aya::maps::{HashMap, Map, MapData, RingBuf};
-use aya::programs::links::FdLink;
+use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::{Program, ProgramError, ProgramInfo};
 use aya::{Btf, Ebpf, EbpfLoader};
 use ebpf_abi::{Credit, Session};
@@ -52,6 +52,8 @@ pub(crate) struct Object {
     pub(crate) coverage: BTreeMap<String, Result<(), Refusal>>,
     /// Holds programs and links, where they are not pinned.
     _ebpf: Option<Ebpf>,
+    /// Where they are: a session may remove a pin, and the program goes on.
+    _links: Vec<PinnedLink>,
 }
 
 /// What the node and the kernel programs share.
@@ -135,6 +137,11 @@ impl Maps {
         lock(&self.sessions).put(number, session)
     }
 
+    /// One that was there before.
+    pub(crate) fn restore(&self, number: u64, session: &Session) -> io::Result<()> {
+        lock(&self.sessions).put(number, session)
+    }
+
     pub(crate) fn counts(&self, number: u64) -> Option<Session> {
         lock(&self.sessions).get(number)
     }
@@ -188,7 +195,8 @@ impl Object {
                 }
             }
         }
-        let coverage = attach_all(&mut ebpf, &btf, pins);
+        let mut links = Vec::new();
+        let coverage = attach_all(&mut ebpf, &btf, pins, &mut links);
         for name in ESSENTIAL {
             if let Some(Err(refusal)) = coverage.get(name) {
                 return Err(LoadError::Essential(name, refusal.clone()));
@@ -203,7 +211,7 @@ impl Object {
             let manifest = Manifest { object, coverage: coverage.collect() };
             pins.keep(&manifest).map_err(LoadError::Pins)?;
         }
-        Ok((Self { coverage, _ebpf: Some(ebpf) }, maps, rings))
+        Ok((Self { coverage, _ebpf: Some(ebpf), _links: links }, maps, rings))
     }
 
     /// From the pins: the links hold the programs.
@@ -212,7 +220,8 @@ impl Object {
         let (maps, rings) = Maps::take(&mut take)?;
         let done = |refused: Option<Refusal>| refused.map_or(Ok(()), Err);
         let coverage = manifest.coverage.into_iter().map(|(name, refused)| (name, done(refused)));
-        Ok((Self { coverage: coverage.collect(), _ebpf: None }, maps, rings))
+        let _links = pins.links().map_err(LoadError::Pins)?;
+        Ok((Self { coverage: coverage.collect(), _ebpf: None, _links }, maps, rings))
     }
 
     /// Tier A: the kernel asks before things happen.
@@ -242,14 +251,15 @@ fn attach_all(
     ebpf: &mut Ebpf,
     btf: &Btf,
     pins: Option<&Pins>,
+    links: &mut Vec<PinnedLink>,
 ) -> BTreeMap<String, Result<(), Refusal>> {
     let mut coverage = BTreeMap::new();
     for (name, program) in ebpf.programs_mut().filter(|(name, _)| !stands_in(name)) {
-        coverage.insert(name.to_owned(), attach(name, program, btf, pins));
+        coverage.insert(name.to_owned(), attach(name, program, btf, pins, links));
     }
     if !has_lsm(&coverage) {
         for (name, program) in ebpf.programs_mut().filter(|(name, _)| stands_in(name)) {
-            coverage.insert(name.to_owned(), attach(name, program, btf, pins));
+            coverage.insert(name.to_owned(), attach(name, program, btf, pins, links));
         }
     }
     coverage
@@ -269,6 +279,7 @@ fn attach(
     program: &mut Program,
     btf: &Btf,
     pins: Option<&Pins>,
+    links: &mut Vec<PinnedLink>,
 ) -> Result<(), Refusal> {
     let target = hook_of(name);
     let refusal = |error: ProgramError| Refusal(reason(&error));
@@ -279,7 +290,8 @@ fn attach(
             let Some(pins) = pins else { return Ok(()) };
             let link = $hook.take_link(link).map_err(refusal)?;
             let link = FdLink::try_from(link).map_err(|error| Refusal(error.to_string()))?;
-            pins.keep_link(name, link).map_err(|error| Refusal(reason(&error)))
+            links.push(pins.keep_link(name, link).map_err(|error| Refusal(reason(&error)))?);
+            Ok(())
         }};
     }
     if let Program::BtfTracePoint(hook) = program {

@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use aya::maps::{Map, MapData, MapError};
-use aya::programs::links::FdLink;
+use aya::programs::links::{FdLink, PinnedLink};
 use proto::event;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
@@ -52,6 +52,13 @@ pub(crate) struct Kept {
     pub(crate) facts: event::Session,
     pub(crate) classes: u32,
     pub(crate) rules: Value,
+    /// Of the machine's start: after another, nothing of it lives.
+    pub(crate) boot: String,
+}
+
+/// Tells one start of the machine from another; empty where that cannot be known.
+pub(crate) fn boot() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }
 
 impl Pins {
@@ -80,9 +87,6 @@ impl Pins {
     /// Begins anew.
     pub(crate) fn clear(&self) -> io::Result<()> {
         remove(&self.folder)?;
-        for session in self.sessions() {
-            self.forget(session.number);
-        }
         private_dir(&self.folder)?;
         std::os::unix::fs::symlink(&self.state, self.folder.join(OWNER))
     }
@@ -103,10 +107,23 @@ impl Pins {
         map.pin(self.folder.join(name)).map_err(io::Error::other)
     }
 
-    pub(crate) fn keep_link(&self, name: &str, link: FdLink) -> io::Result<()> {
+    /// To be held: a session may remove the pin.
+    pub(crate) fn keep_link(&self, name: &str, link: FdLink) -> io::Result<PinnedLink> {
         // A name of its own: maps and hooks may be called the same. Without a dot, which this file system refuses.
         let path = self.folder.join(format!("link_{name}"));
-        link.pin(path).map(drop).map_err(io::Error::other)
+        link.pin(path).map_err(io::Error::other)
+    }
+
+    /// Those that were kept.
+    pub(crate) fn links(&self) -> io::Result<Vec<PinnedLink>> {
+        let mut links = Vec::new();
+        for entry in fs::read_dir(&self.folder)? {
+            let entry = entry?;
+            if entry.file_name().to_string_lossy().starts_with("link_") {
+                links.push(PinnedLink::from_pin(entry.path()).map_err(io::Error::other)?);
+            }
+        }
+        Ok(links)
     }
 
     pub(crate) fn map(&self, name: &str) -> Result<MapData, MapError> {
