@@ -396,10 +396,7 @@ int BPF_PROG(enforce_kernel_module_request)
 SEC("lsm/task_kill")
 int BPF_PROG(enforce_task_kill, struct task_struct *target, void *info, int signal)
 {
-	__u32 zero = 0;
-	struct rules_settings *settings = bpf_map_lookup_elem(&rules_settings, &zero);
-
-	if (!signal || !settings || target->tgid != settings->agent)
+	if (!signal || !is_agent(target))
 		return 0;
 	return judge_contained(CONTAIN_SIGNAL, DEED_SIGNAL, signal, target->tgid);
 }

@@ -570,12 +570,12 @@ _Static_assert(__builtin_offsetof(struct rules_policy, reserved) == 12, "rules_p
 struct rules_settings {
 	/* The node's own process, to which no rule applies, and which contained sessions leave alone. */
 	__u32 agent;
-	/* Nothing. */
-	__u32 reserved;
+	/* When that was made, in hundredths of a second since boot: its number may be another's later. */
+	__u32 since;
 };
 _Static_assert(sizeof(struct rules_settings) == 8, "rules_settings");
 _Static_assert(__builtin_offsetof(struct rules_settings, agent) == 0, "rules_settings");
-_Static_assert(__builtin_offsetof(struct rules_settings, reserved) == 4, "rules_settings");
+_Static_assert(__builtin_offsetof(struct rules_settings, since) == 4, "rules_settings");
 
 /* A deed that a rule is about. A path follows. */
 struct denial {

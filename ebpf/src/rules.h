@@ -72,16 +72,26 @@ struct {
 struct ruled {
 	__u64 session;
 	__u32 policy;
-	__u32 agent;
 	struct rules_policy *rules;
 };
+
+#define HUNDREDTH_NS 10000000
+
+/* The node's own process, by its number and its age: its number is another's when it has ended. */
+static __always_inline int is_agent(struct task_struct *task)
+{
+	__u32 zero = 0;
+	struct rules_settings *settings = bpf_map_lookup_elem(&rules_settings, &zero);
+
+	return settings && task->tgid == settings->agent &&
+	       (__u32)(task->group_leader->start_boottime / HUNDREDTH_NS) == settings->since;
+}
 
 /* False for every task that no rule is about: outside sessions, of a session without rules, the first process, the node's. */
 static __always_inline int is_ruled(struct ruled *ruled)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct mark *mark = mark_of(task);
-	__u32 zero = 0;
 
 	if (!mark)
 		return 0;
@@ -90,9 +100,7 @@ static __always_inline int is_ruled(struct ruled *ruled)
 	if (!policy)
 		return 0;
 	ruled->policy = *policy;
-	struct rules_settings *settings = bpf_map_lookup_elem(&rules_settings, &zero);
-	ruled->agent = settings ? settings->agent : 0;
-	if (task->tgid == 1 || task->tgid == ruled->agent)
+	if (task->tgid == 1 || is_agent(task))
 		return 0;
 	ruled->rules = bpf_map_lookup_elem(&rules_policies, &ruled->policy);
 	return ruled->rules != 0;

@@ -124,8 +124,8 @@ layouts! {
     Settings = "rules_settings" {
         /// The node's own process, to which no rule applies, and which contained sessions leave alone.
         agent: u32,
-        /// Nothing.
-        reserved: u32,
+        /// When that was made, in hundredths of a second since boot: its number may be another's later.
+        since: u32,
     }
     /// A deed that a rule is about. A path follows.
     Denial = "denial" {

@@ -32,7 +32,7 @@ impl Tables {
     /// Takes the maps, and names the node's own process.
     pub(super) fn take(take: Take<'_>) -> Result<Self, LoadError> {
         let mut settings: Array<_, SettingsWords> = Array::try_from(take("rules_settings")?)?;
-        settings.set(0, [std::process::id(), 0], 0)?;
+        settings.set(0, [std::process::id(), since()], 0)?;
         Ok(Self {
             sessions: HashMap::try_from(take("rules_sessions")?)?,
             policies: HashMap::try_from(take("rules_policies")?)?,
@@ -94,6 +94,16 @@ impl Tables {
             tracing::debug!(%error, session, "a session's entry of rules stays");
         }
     }
+}
+
+/// When this process was made, in hundredths of a second since boot, the lower half: proc(5), `starttime`. 0 where that
+/// cannot be read: then nobody is taken for the node.
+fn since() -> u32 {
+    let text = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // Behind the name, which may have spaces.
+    let rest = text.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let started = rest.split_whitespace().nth(19).and_then(|ticks| ticks.parse::<u64>().ok());
+    started.and_then(|ticks| u32::try_from(ticks & u64::from(u32::MAX)).ok()).unwrap_or(0)
 }
 
 /// A key of ours begins with its length in bits; aya's has it beside the bytes.
