@@ -74,9 +74,21 @@ static __always_inline int tell_kernel_op(__u32 op, __u32 code, const char *name
 
 #define BPF_COMMANDS_READ (1 << BPF_MAP_LOOKUP_ELEM | 1 << BPF_MAP_GET_NEXT_KEY)
 
+/* Whether programs of this kind run at all: a kernel that was not told to ask BPF attaches them and never does. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} asked SEC(".maps");
+
 SEC("lsm/bpf")
 int BPF_PROG(bpf, int cmd)
 {
+	__u32 only = 0, *once = bpf_map_lookup_elem(&asked, &only);
+
+	if (once)
+		*once = 1;
 	/* Reading elements is told of where a map is taken hold of. */
 	if (cmd < 32 && 1 << cmd & BPF_COMMANDS_READ)
 		return 0;
@@ -170,10 +182,8 @@ static __always_inline __u32 reach(struct task_struct *task, unsigned int mode)
 static __always_inline void adopt(struct teller *teller, struct task_struct *other)
 {
 	struct mark mark = { .session = teller->number, .begun = 1 };
-	__u32 only = 0;
-	struct rules_settings *settings = bpf_map_lookup_elem(&rules_settings, &only);
 
-	if (!settings || other->tgid == settings->agent || other->tgid == 1 || mark_of(other))
+	if (is_agent(other) || other->tgid == 1 || mark_of(other))
 		return;
 	if (bpf_task_storage_get(&marks, other, &mark, BPF_LOCAL_STORAGE_GET_F_CREATE))
 		__sync_fetch_and_add(&teller->session->tasks, 1);

@@ -1,7 +1,7 @@
 //! Tests that need a kernel which the developer's machine may not have. `cargo xtask kernel-test` boots Debian's kernels
 //! and runs this program in each; on a machine with kernel TLS it runs as it is. One line per test; exit code 0 where all
 //! passed that are for this kernel. Names on the command line, or in `kernel_tests=` on the kernel's, choose tests by parts of their names.
-//! As `kernel-tests deed …` it is what a test of the capture has a session do.
+//! As `kernel-tests deed …` it is what a test of the capture has a session do, as `kernel-tests agent …` a node that can die.
 //! As `kernel-tests enforce-deeds` it is a session that does what it is told.
 //!
 //! - [`tests`]: the tests, a file for each matter
@@ -56,6 +56,11 @@ fn main() -> ExitCode {
         && first == "deed"
     {
         return tests::capture::run_deed(deed);
+    }
+    if let [first, agent @ ..] = arguments.as_slice()
+        && first == "agent"
+    {
+        return tests::capture::run_agent(agent);
     }
     if std::env::args().nth(1).is_some_and(|first| first == tests::enforce::deeds::ARGUMENT) {
         return tests::enforce::deeds::serve();

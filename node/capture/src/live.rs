@@ -35,7 +35,7 @@ pub(crate) struct Live {
     /// Where it outlives us.
     pins: Option<Pins>,
     /// Holds programs and links.
-    _object: Object,
+    object: Object,
 }
 
 #[derive(Debug, Default)]
@@ -46,6 +46,8 @@ struct Sessions {
     /// Those whose first process has ended, and when: whether others go on is told when they had time to end.
     left: VecDeque<(Instant, u64)>,
     looked: Option<Instant>,
+    /// How often programs of ours were not run so far.
+    passed_over: u64,
     totals: Totals,
 }
 
@@ -71,11 +73,10 @@ impl Watched {
         self.items.send(Item::Event(Box::new(event.into()))).ok();
     }
 
-    /// What follows is not told.
-    fn lost_sight(&self, reason: &str) {
-        let (session, class) = (self.sink.facts(), "task".to_owned());
-        let reason = reason.to_owned();
-        self.send(event::SessionLoss { session, class, reason, count: 1, first: 0, last: 0 });
+    /// What has no number is not told.
+    fn lost(&self, class: &str, reason: &str, count: u64) {
+        let (session, class, reason) = (self.sink.facts(), class.to_owned(), reason.to_owned());
+        self.send(event::SessionLoss { session, class, reason, count, first: 0, last: 0 });
     }
 
     /// The first record of a class after a node before us ended: those between were read, and perhaps not told.
@@ -134,7 +135,7 @@ impl Live {
             next: AtomicU64::new(1),
             runtime,
             pins,
-            _object: object,
+            object,
         });
         live.restore(restore);
         reader::start(Arc::downgrade(&live), rings).map_err(LoadError::Thread)?;
@@ -229,7 +230,7 @@ impl Live {
                 if kept.boot == pins::boot() {
                     // It may go on, and nothing follows it any more.
                     self.watched(number, restore(kept.facts), kept.classes, None)
-                        .lost_sight("restart");
+                        .lost("task", "restart", 1);
                 }
                 pins.forget(number);
                 continue;
@@ -374,8 +375,21 @@ impl Live {
         self.maps.rules.sweep();
         let live = sessions.by_number.iter().filter(|(_, watched)| !watched.is_over);
         let numbers: Vec<_> = live.map(|(number, _)| *number).collect();
-        for number in numbers {
-            self.account(&mut sessions, number);
+        for number in &numbers {
+            self.account(&mut sessions, *number);
+        }
+        if numbers.is_empty() {
+            return;
+        }
+        // Whose it was is not known.
+        let passed_over = self.object.passed_over();
+        let count = passed_over.saturating_sub(sessions.passed_over);
+        sessions.passed_over = passed_over;
+        if count > 0 {
+            for number in numbers {
+                let Some(watched) = sessions.by_number.get(&number) else { continue };
+                watched.lost("program", "preempted", count);
+            }
         }
     }
 
@@ -399,7 +413,7 @@ impl Live {
         if let Err(error) = self.maps.restore(number, &counts) {
             tracing::error!(%error, number, "a session that was taken out of the kernel's map");
         }
-        watched.lost_sight("tamper");
+        watched.lost("task", "tamper", 1);
     }
 
     /// Tells what the kernel has lost of a session since the last time.

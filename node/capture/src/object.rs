@@ -6,9 +6,9 @@ use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, RawFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use aya::maps::{HashMap, Map, MapData, RingBuf};
+use aya::maps::{Array, HashMap, Map, MapData, RingBuf};
 use aya::programs::links::{FdLink, PinnedLink};
-use aya::programs::{Program, ProgramError, ProgramInfo};
+use aya::programs::{Program, ProgramError, ProgramFd, ProgramInfo, loaded_programs};
 use aya::{Btf, Ebpf, EbpfLoader};
 use ebpf_abi::{Credit, Session};
 use serde::{Deserialize, Serialize};
@@ -32,6 +32,8 @@ pub enum LoadError {
     Essential(&'static str, #[source] Refusal),
     #[error("a map cannot be used")]
     Map(#[from] aya::maps::MapError),
+    #[error("a program cannot be used")]
+    Program(#[from] ProgramError),
     #[error("what outlives a node cannot be kept")]
     Pins(#[source] io::Error),
     #[error("{0} is missing")]
@@ -52,6 +54,8 @@ pub(crate) struct Object {
     pub(crate) coverage: BTreeMap<String, Result<(), Refusal>>,
     /// Holds programs and links, where they are not pinned.
     _ebpf: Option<Ebpf>,
+    /// Those that the kernel passes over where one is running on the CPU already.
+    passed_over: Vec<ProgramFd>,
     /// Where they are: a session may remove a pin, and the program goes on.
     _links: Vec<PinnedLink>,
 }
@@ -64,6 +68,7 @@ pub(crate) struct Maps {
     pub(crate) rules: Enforcer,
     sessions: Mutex<Words<Session>>,
     credits: Mutex<Words<Credit>>,
+    our_programs: Mutex<HashMap<MapData, u32, u32>>,
 }
 
 /// A map by the number of a session. aya takes values of plain types only: words, between which there are no bytes.
@@ -111,6 +116,7 @@ impl Maps {
             marks: take("marks")?,
             sessions: Mutex::new(Words(HashMap::try_from(take("sessions")?)?)),
             credits: Mutex::new(Words(HashMap::try_from(take("credits")?)?)),
+            our_programs: Mutex::new(HashMap::try_from(take("our_programs")?)?),
         };
         if !matches!(maps.marks, Map::Unsupported(_)) {
             return Err(LoadError::Missing("task storage"));
@@ -211,7 +217,8 @@ impl Object {
             let manifest = Manifest { object, coverage: coverage.collect() };
             pins.keep(&manifest).map_err(LoadError::Pins)?;
         }
-        Ok((Self { coverage, _ebpf: Some(ebpf), _links: links }, maps, rings))
+        let passed_over = tracing_programs(&maps)?;
+        Ok((Self { coverage, passed_over, _ebpf: Some(ebpf), _links: links }, maps, rings))
     }
 
     /// From the pins: the links hold the programs.
@@ -221,7 +228,20 @@ impl Object {
         let done = |refused: Option<Refusal>| refused.map_or(Ok(()), Err);
         let coverage = manifest.coverage.into_iter().map(|(name, refused)| (name, done(refused)));
         let _links = pins.links().map_err(LoadError::Pins)?;
-        Ok((Self { coverage: coverage.collect(), _ebpf: None, _links }, maps, rings))
+        let passed_over = tracing_programs(&maps)?;
+        let coverage = coverage.collect();
+        Ok((Self { coverage, passed_over, _ebpf: None, _links }, maps, rings))
+    }
+
+    /// How often the kernel did not run a program of ours, all in all, since the same one was preempted on that CPU.
+    pub(crate) fn passed_over(&self) -> u64 {
+        let misses = |program: &ProgramFd| {
+            let info = format!("/proc/self/fdinfo/{}", program.as_fd().as_raw_fd());
+            let text = std::fs::read_to_string(info).ok()?;
+            let line = text.lines().find_map(|line| line.strip_prefix("recursion_misses:"))?;
+            line.trim().parse::<u64>().ok()
+        };
+        self.passed_over.iter().filter_map(misses).sum()
     }
 
     /// Tier A: the kernel asks before things happen.
@@ -229,6 +249,23 @@ impl Object {
         has_lsm(&self.coverage)
     }
 }
+
+/// Our programs that are no LSM programs.
+fn tracing_programs(maps: &Maps) -> Result<Vec<ProgramFd>, LoadError> {
+    let mut found = Vec::new();
+    let ours = lock(&maps.our_programs);
+    for info in loaded_programs() {
+        // Of others', some may be gone by now.
+        let Ok(info) = info else { continue };
+        if ours.get(&info.id(), 0).is_ok() && info.program_type() as u32 == TRACING {
+            found.push(info.fd()?);
+        }
+    }
+    Ok(found)
+}
+
+/// `BPF_PROG_TYPE_TRACING` of linux/bpf.h.
+const TRACING: u32 = 26;
 
 /// Tells the programs which maps and programs are ours: who takes hold of them in a session tampers.
 fn name_ours(ebpf: &mut Ebpf) -> Result<(), LoadError> {
@@ -254,8 +291,24 @@ fn attach_all(
     links: &mut Vec<PinnedLink>,
 ) -> BTreeMap<String, Result<(), Refusal>> {
     let mut coverage = BTreeMap::new();
+    // First the one that tells whether programs of its kind run.
+    if let Some(program) = ebpf.program_mut(ASKED) {
+        coverage.insert(ASKED.to_owned(), attach(ASKED, program, btf, pins, links));
+    }
+    let is_asked = is_asked(ebpf);
     for (name, program) in ebpf.programs_mut().filter(|(name, _)| !stands_in(name)) {
-        coverage.insert(name.to_owned(), attach(name, program, btf, pins, links));
+        let never = matches!(program, Program::Lsm(_))
+            && matches!(coverage.get(ASKED), Some(Ok(())))
+            && !is_asked;
+        if name == ASKED && !never {
+            continue;
+        }
+        let done = if never {
+            Err(Refusal(NEVER_ASKED.to_owned()))
+        } else {
+            attach(name, program, btf, pins, links)
+        };
+        coverage.insert(name.to_owned(), done);
     }
     if !has_lsm(&coverage) {
         for (name, program) in ebpf.programs_mut().filter(|(name, _)| stands_in(name)) {
@@ -268,6 +321,14 @@ fn attach_all(
 /// Whether a program is for kernels without LSM programs only.
 pub fn stands_in(program: &str) -> bool {
     STAND_INS.contains(&program)
+}
+
+/// Whether LSM programs run: where `bpf` is not among the kernel's `lsm=`, they are attached and never asked. Any call of
+/// bpf(2) asks, such as the one that reads the answer.
+fn is_asked(ebpf: &Ebpf) -> bool {
+    let Some(Ok(asked)) = ebpf.map("asked").map(Array::<_, u32>::try_from) else { return false };
+    // The first reading may be the first call.
+    (0..2).any(|_| asked.get(&0, 0).is_ok_and(|once| once != 0))
 }
 
 fn has_lsm(coverage: &BTreeMap<String, Result<(), Refusal>>) -> bool {
@@ -308,11 +369,18 @@ fn attach(
 /// Programs are named for their hooks; where there are several of one, for what they do there, too: before it, or after `__`.
 pub fn hook_of(program: &str) -> &str {
     let hook = PREFIXES.iter().find_map(|prefix| program.strip_prefix(prefix)).unwrap_or(program);
-    hook.split_once("__").map_or(hook, |(hook, _)| hook)
+    // Of the kernel's own functions, underscores are the beginning.
+    match hook.split_once("__") {
+        Some((hook, _)) if !hook.is_empty() => hook,
+        _ => hook,
+    }
 }
 
 /// For kernels without LSM programs: at the end of each system call of everybody, which costs.
 const STAND_INS: [&str; 3] = ["io_uring_submit_req", "signal_generate", "sys_exit"];
+/// The LSM program that tells whether such programs run.
+const ASKED: &str = "bpf";
+const NEVER_ASKED: &str = "it would never run: `bpf` is not among the kernel's lsm=";
 const PREFIXES: [&str; 2] = ["delegate_", "enforce_"];
 
 /// The error and what it came from, in a line.

@@ -2,6 +2,7 @@
 //! own in a session of its own: this program again, as `kernel-tests deed NUMBER PART FOLDER`.
 //!
 //! - [`load`]: every program of the object, with what the kernel's verifier had to do for it
+//! - [`agent`]: a node that can die
 //! - [`stage`]: the real capture, sessions on it, and processes outside of them
 //! - [`deed`]: what a deed has at hand
 //! - [`told`]: what was told of a session, and whether that is enough
@@ -9,6 +10,7 @@
 //!
 //! What comes of them is printed for `cargo xtask kernel-test`, which knows what was seen before and keeps the table.
 
+mod agent;
 pub(crate) mod cases;
 mod deed;
 mod load;
@@ -21,6 +23,7 @@ use self::cases::{Case, Play};
 use self::stage::{Scene, Stage};
 use self::told::Verdict;
 
+pub(crate) use self::agent::run as run_agent;
 pub(crate) use self::deed::run as run_deed;
 
 crate::tests![every_program_is_taken_or_has_no_hook, bypasses];
@@ -61,7 +64,6 @@ fn bypasses() {
 
 fn play(stage: &Stage, case: &'static Case) -> Verdict {
     match case.play {
-        Play::Planned(why) => Verdict::not_played(why),
         Play::InGuest(_) if !stage::is_guest() => {
             Verdict::not_played("only in a virtual machine: it would change this one")
         }

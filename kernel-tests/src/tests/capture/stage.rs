@@ -19,6 +19,7 @@ use capture::{Capture, Sink, Tier, Wanted, Watch};
 use proto::capture_rules::CaptureRules;
 use proto::event;
 
+use super::agent;
 use super::cases::Case;
 use super::told::Told;
 
@@ -43,7 +44,16 @@ pub(super) fn prepare() {
     }
     let groups = cgroups();
     fs::create_dir(&groups).unwrap();
+    if !is_bpf(Path::new("/sys/fs/bpf")) {
+        mount("bpf", "/sys/fs/bpf", "bpf", MountFlags::empty(), None).unwrap();
+    }
     mount("none", &groups, "cgroup2", MountFlags::empty(), None).unwrap();
+}
+
+/// Whether the BPF file system is mounted there.
+fn is_bpf(path: &Path) -> bool {
+    const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+    rustix::fs::statfs(path).is_ok_and(|found| found.f_type == BPF_FS_MAGIC)
 }
 
 /// The machine's control groups.
@@ -173,6 +183,62 @@ impl<'s> Scene<'s> {
         outside
     }
 
+    /// A node of its own, which begins the deed in a session, or goes on with it after another; waits until it is there.
+    pub(super) fn agent(&self, name: &str, begins: bool) -> Agent {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["agent", &self.case.number.to_string()]).arg(folder(self.case.number));
+        if begins {
+            command.arg("begin");
+        }
+        let facts = self.facts(name);
+        let file = File::create(&facts).unwrap();
+        command.stdin(Stdio::null()).stderr(file.try_clone().unwrap()).stdout(file);
+        let agent = Agent { child: command.spawn().unwrap(), facts };
+        await_fact(&agent.facts, "ready");
+        agent
+    }
+
+    /// Waits until a node has told the end of the deed's last task, and ends the node.
+    pub(super) fn told_by_one(&self, agent: Agent) -> Told {
+        let leader = await_fact(&agent.facts, "leader");
+        self.told_in_the_end(leader.parse().unwrap(), agent)
+    }
+
+    /// The same where the first node is no more.
+    pub(super) fn told_by(&self, first: &Agent, last: Agent) -> Told {
+        let leader = await_fact(&first.facts, "leader");
+        self.told_in_the_end(leader.parse().unwrap(), last)
+    }
+
+    fn told_in_the_end(&self, leader: u32, mut last: Agent) -> Told {
+        let path = self.path(agent::TOLD);
+        let is_whole = || {
+            let text = fs::read_to_string(&path).unwrap_or_default();
+            text.contains("session.capture").then_some(text)
+        };
+        let started = Instant::now();
+        let text = loop {
+            if let Some(text) = is_whole().or_else(|| {
+                (started.elapsed() > DEED_WITHIN).then(|| fs::read_to_string(&path).unwrap())
+            }) {
+                break text;
+            }
+            thread::sleep(LOOK_EVERY);
+        };
+        File::create(self.path(agent::STOP)).unwrap();
+        wait(&mut last.child);
+        let facts = Facts::read(&self.facts(""));
+        self.hear("", &facts);
+        let sid = facts_of([self.case.number, 1]).sid.to_string();
+        let events = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        Told { events, leader, facts, sid }
+    }
+
+    /// What the deed says, as soon as it does.
+    pub(super) fn fact(&self, key: &str) -> String {
+        await_fact(&self.facts(""), key)
+    }
+
     /// Plays a part outside of all sessions, to its end.
     pub(super) fn afterwards(&self, part: &str) -> Outside {
         let mut child = self.command(part).spawn().unwrap();
@@ -202,6 +268,29 @@ impl<'s> Scene<'s> {
 impl Drop for Scene<'_> {
     fn drop(&mut self) {
         self.clear();
+    }
+}
+
+/// A node that can die.
+pub(super) struct Agent {
+    child: Child,
+    facts: PathBuf,
+}
+
+impl Agent {
+    pub(super) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(super) fn kill(&mut self) {
+        // By the deed already, perhaps.
+        self.child.kill().ok();
+        self.child.wait().unwrap();
+    }
+
+    /// Waits until somebody has killed it.
+    pub(super) fn killed(&mut self) {
+        wait(&mut self.child);
     }
 }
 
@@ -325,6 +414,18 @@ fn wait(child: &mut Child) {
     }
 }
 
+/// Whose events those of a part of a case are.
+pub(super) fn facts_of([case, part]: [u8; 2]) -> event::Session {
+    let mut id = [0; 16];
+    [id[0], id[1]] = [case, part];
+    let facts = json!({
+        "sid": proto::id::SessionId::from_random(id), "namespace": "default", "user": "bypass", "login": "root",
+        "server_id": "00000000-0000-4000-8000-000000000001", "server_hostname": "guest",
+        "server_version": "0", "addr.remote": "", "proto": "ssh",
+    });
+    serde_json::from_value(facts).unwrap()
+}
+
 /// A sink that keeps everything.
 #[derive(Debug)]
 struct Memory {
@@ -339,15 +440,8 @@ struct ToldSoFar {
 }
 
 impl Memory {
-    fn new([case, part]: [u8; 2]) -> Self {
-        let mut id = [0; 16];
-        [id[0], id[1]] = [case, part];
-        let facts = json!({
-            "sid": proto::id::SessionId::from_random(id), "namespace": "default", "user": "bypass", "login": "root",
-            "server_id": "00000000-0000-4000-8000-000000000001", "server_hostname": "guest",
-            "server_version": "0", "addr.remote": "", "proto": "ssh",
-        });
-        Self { facts: serde_json::from_value(facts).unwrap(), told: Mutex::default() }
+    fn new(number: [u8; 2]) -> Self {
+        Self { facts: facts_of(number), told: Mutex::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, ToldSoFar> {

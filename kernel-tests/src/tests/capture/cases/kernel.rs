@@ -14,20 +14,13 @@ use super::super::stage::Scene;
 use super::super::told::Found;
 use super::{Case, Play};
 
-/// What would need the capture in a process of its own.
-const NO_AGENT: Play = Play::Planned(
-    "the harness does not yet run the capture in a process of its own that a session could stop",
-);
-
 pub(super) const CASES: &[Case] = &[
-    Case { number: 32, name: "kill -9 or SIGSTOP of the agent", play: NO_AGENT, deed: do_nothing },
     Case {
         number: 33,
         name: "bpftool: tamper with maps and links",
         play: Play::Here(tampered),
         deed: do_tamper,
     },
-    Case { number: 34, name: "umount or unlink in bpffs", play: NO_AGENT, deed: do_nothing },
     Case {
         number: 38,
         name: "module load, kexec, /dev/mem",
@@ -41,10 +34,7 @@ pub(super) const CASES: &[Case] = &[
         deed: do_rights,
     },
     Case { number: 40, name: "clock set back", play: Play::InGuest(clock), deed: do_clock },
-    Case { number: 41, name: "agent upgrade during a session", play: NO_AGENT, deed: do_nothing },
 ];
-
-fn do_nothing(_: &Deed, _: &str) {}
 
 /// The tampering itself, and what is done behind it.
 fn tampered(scene: &Scene<'_>) -> Vec<Found> {

@@ -7,9 +7,11 @@
 //! - [`files`]: what is no open, or another path (21 to 24)
 //! - [`others`]: through other processes (27, 28, 43)
 //! - [`brokers`]: through services, the kernel and other sessions (29 to 31, 45)
-//! - [`kernel`]: rights, the kernel, and the capture itself (32 to 34, 38 to 41)
+//! - [`agents`]: the node itself (32, 34, 41)
+//! - [`kernel`]: rights, the kernel, and the capture itself (33, 38 to 40)
 //! - [`floods`]: too much at once (35 to 37)
 
+mod agents;
 mod brokers;
 mod files;
 mod floods;
@@ -39,13 +41,11 @@ pub(super) enum Play {
     Here(fn(&Scene<'_>) -> Vec<Found>),
     /// It changes the machine.
     InGuest(fn(&Scene<'_>) -> Vec<Found>),
-    /// Not yet, and why.
-    Planned(&'static str),
 }
 
 /// All of them, by number.
 pub(super) fn all() -> impl Iterator<Item = &'static Case> {
-    const FILES: [&[Case]; 9] = [
+    const FILES: [&[Case]; 10] = [
         session::CASES,
         programs::CASES,
         uring::CASES,
@@ -53,6 +53,7 @@ pub(super) fn all() -> impl Iterator<Item = &'static Case> {
         files::CASES,
         others::CASES,
         brokers::CASES,
+        agents::CASES,
         kernel::CASES,
         floods::CASES,
     ];
@@ -70,6 +71,7 @@ const _: () = assert!(
         + files::CASES.len()
         + others::CASES.len()
         + brokers::CASES.len()
+        + agents::CASES.len()
         + kernel::CASES.len()
         + floods::CASES.len()
         == COUNT as usize
