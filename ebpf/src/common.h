@@ -134,11 +134,43 @@ struct teller {
 	__u64 number;
 };
 
+/* Where a session's entry is made anew: too long for the stack. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct session);
+} anew SEC(".maps");
+
+/* How many tasks live is not known any more: never none. */
+#define TASKS_NOT_KNOWN (1ULL << 32)
+
+/* Somebody has taken a session out of the map while tasks of it live: it is put back. The node sees that its counts
+ * begin anew. */
+static __noinline int put_back(struct mark *mark)
+{
+	__u32 only = 0;
+	__u64 number = mark->session;
+	struct session *session = bpf_map_lookup_elem(&anew, &only);
+
+	if (!session)
+		return 0;
+	session->tasks = TASKS_NOT_KNOWN;
+	session->classes = mark->classes;
+	session->strict = mark->strict;
+	bpf_map_update_elem(&sessions, &number, session, BPF_NOEXIST);
+	return 0;
+}
+
 static __always_inline int tell_by(struct teller *teller, struct mark *mark)
 {
 	if (!mark)
 		return 0;
 	teller->number = mark->session;
+	teller->session = bpf_map_lookup_elem(&sessions, &teller->number);
+	if (teller->session)
+		return 1;
+	put_back(mark);
 	teller->session = bpf_map_lookup_elem(&sessions, &teller->number);
 	return teller->session != 0;
 }

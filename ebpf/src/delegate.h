@@ -22,7 +22,12 @@ static __noinline int delegate(struct task_struct *task, struct vfsmount *mnt, s
 	if (!session || (mark && mark->session == writer))
 		return 0;
 	if (!mark) {
-		struct mark made = { .session = writer, .begun = 1 };
+		struct mark made = {
+			.session = writer,
+			.begun = 1,
+			.classes = session->classes,
+			.strict = session->strict,
+		};
 		if (bpf_task_storage_get(&marks, task, &made, BPF_LOCAL_STORAGE_GET_F_CREATE))
 			__sync_fetch_and_add(&session->tasks, 1);
 	}

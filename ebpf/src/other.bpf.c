@@ -181,7 +181,12 @@ static __always_inline __u32 reach(struct task_struct *task, unsigned int mode)
 /* Makes the other a task of the session: what is done by it is the session's doing. */
 static __always_inline void adopt(struct teller *teller, struct task_struct *other)
 {
-	struct mark mark = { .session = teller->number, .begun = 1 };
+	struct mark mark = {
+		.session = teller->number,
+		.begun = 1,
+		.classes = teller->session->classes,
+		.strict = teller->session->strict,
+	};
 
 	if (is_agent(other) || other->tgid == 1 || mark_of(other))
 		return;

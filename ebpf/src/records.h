@@ -411,10 +411,16 @@ struct mark {
 	__u64 session;
 	/* Not 0 once its first program runs: what is done before is the node's own doing. */
 	__u64 begun;
+	/* As the session's, for when that is taken out of its map. */
+	__u32 classes;
+	/* The same. */
+	__u32 strict;
 };
-_Static_assert(sizeof(struct mark) == 16, "mark");
+_Static_assert(sizeof(struct mark) == 24, "mark");
 _Static_assert(__builtin_offsetof(struct mark, session) == 0, "mark");
 _Static_assert(__builtin_offsetof(struct mark, begun) == 8, "mark");
+_Static_assert(__builtin_offsetof(struct mark, classes) == 16, "mark");
+_Static_assert(__builtin_offsetof(struct mark, strict) == 20, "mark");
 
 /* What the kernel counts of a session's records of one class. */
 struct tally {

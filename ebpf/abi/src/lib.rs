@@ -201,6 +201,10 @@ layouts! {
         session: u64,
         /// Not 0 once its first program runs: what is done before is the node's own doing.
         begun: u64,
+        /// As the session's, for when that is taken out of its map.
+        classes: u32,
+        /// The same.
+        strict: u32,
     }
     /// What the kernel counts of a session's records of one class.
     Tally = "tally" {

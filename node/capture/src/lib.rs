@@ -118,6 +118,7 @@ pub struct Totals {
 pub struct Watch {
     live: Arc<Live>,
     number: u64,
+    mark: Mark,
     settled: Option<oneshot::Receiver<()>>,
     started: bool,
 }
@@ -216,15 +217,18 @@ impl Capture {
             return Err(io::Error::other(STRICT_NEEDS_LSM));
         }
         let Ok(live) = &self.0 else { return Ok(None) };
+        let (classes, strict) = (wanted.classes(), wanted.strict.into());
         let (number, settled) = live.watch(Arc::clone(sink), wanted)?;
-        Ok(Some(Watch { live: Arc::clone(live), number, settled: Some(settled), started: false }))
+        let mark = Mark { session: number, begun: 0, classes, strict };
+        let (live, settled) = (Arc::clone(live), Some(settled));
+        Ok(Some(Watch { live, number, mark, settled, started: false }))
     }
 }
 
 impl Watch {
     /// For the child, which must not outlive this; see [`Marker::mark_self`].
     pub fn marker(&self) -> Marker {
-        Marker { map: self.live.marks(), mark: Mark { session: self.number, begun: 0 } }
+        Marker { map: self.live.marks(), mark: self.mark }
     }
 
     /// Starts the session's program, marked before it executes anything, where nothing else is to be done between fork and

@@ -423,6 +423,17 @@ impl Live {
             self.heal(number, watched);
             return None;
         };
+        // A task of the session had it put back already.
+        if counts
+            .tallies
+            .iter()
+            .zip(&watched.told.tallies)
+            .any(|(now, told)| now.records < told.records)
+        {
+            watched.lost("task", "tamper", 1);
+            watched.told = counts;
+            watched.before = None;
+        }
         // The rings have been read once by now: what did not come from there will not come.
         for (class, tally) in counts.tallies.iter().enumerate() {
             watched.compare(class, tally.records);
