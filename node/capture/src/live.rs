@@ -336,6 +336,9 @@ impl Live {
 
     fn ended(&self, sessions: &mut Sessions, number: u64, what: Ended) {
         let counts = self.account(sessions, number);
+        if what == Ended::LastTask {
+            self.tell_passed_over(sessions);
+        }
         let tier = self.tier.name().to_owned();
         let Some(watched) = sessions.by_number.get_mut(&number) else { return };
         watched.settle();
@@ -375,19 +378,21 @@ impl Live {
         self.maps.rules.sweep();
         let live = sessions.by_number.iter().filter(|(_, watched)| !watched.is_over);
         let numbers: Vec<_> = live.map(|(number, _)| *number).collect();
-        for number in &numbers {
-            self.account(&mut sessions, *number);
+        for number in numbers {
+            self.account(&mut sessions, number);
         }
-        if numbers.is_empty() {
-            return;
+        if sessions.by_number.len() > sessions.over.len() {
+            self.tell_passed_over(&mut sessions);
         }
-        // Whose it was is not known.
+    }
+
+    /// Programs of ours that the kernel did not run: whose record it was to be is not known.
+    fn tell_passed_over(&self, sessions: &mut Sessions) {
         let passed_over = self.object.passed_over();
         let count = passed_over.saturating_sub(sessions.passed_over);
         sessions.passed_over = passed_over;
         if count > 0 {
-            for number in numbers {
-                let Some(watched) = sessions.by_number.get(&number) else { continue };
+            for watched in sessions.by_number.values().filter(|watched| !watched.is_over) {
                 watched.lost("program", "preempted", count);
             }
         }
