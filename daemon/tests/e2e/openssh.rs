@@ -422,7 +422,8 @@ fn signals_and_a_closed_connection_end_the_command() {
         cluster.openssh("ssh", &user).args([&at("root"), "echo started; exec sleep 4242"]).spawn();
     ssh.hear("started");
     let alive = || Run::new("pgrep").args(["-f", "^sleep 4242$"]).wait().code == 0;
-    assert!(alive());
+    // The shell says so before it becomes the other program.
+    until("the command to run", || alive().then_some(()));
     drop(ssh);
     until("the command to end with its connection", || (!alive()).then_some(()));
 }

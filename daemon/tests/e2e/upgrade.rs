@@ -163,6 +163,11 @@ fn a_thousand_connections_do_not_notice_ten_upgrades() {
     let session = |_| cluster.openssh("ssh", &user).args([&at("root"), "cat"]).spawn();
     let mut sessions: Vec<_> = (0..SESSIONS).map(session).collect();
     let mut crowd = Crowd::open(&cluster, &user, CONNECTIONS);
+    // What is still being opened is not moved.
+    for session in &mut sessions {
+        session.say("open\n");
+        session.hear("open");
+    }
     let mut replaced = Vec::new();
     for round in 0..UPGRADES {
         crowd.goes_on();
