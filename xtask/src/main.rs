@@ -10,6 +10,7 @@
 //! - [`bench`]: Postern against its peers
 //! - [`demo`]: the product on loopback, from nothing to a replayed session
 //! - [`totp`]: one-time codes, for the demo's user
+//! - [`pins`]: what killed nodes of tests have left in the kernel
 //! - [`process`]: running programs with a limit on every wait
 #![forbid(unsafe_code)]
 
@@ -19,6 +20,7 @@ mod check;
 mod demo;
 mod ebpf;
 mod kernel_test;
+mod pins;
 mod process;
 mod setup;
 mod test;

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 
-use crate::{demo, kernel_test, process, setup};
+use crate::{demo, kernel_test, pins, process, setup};
 
 /// Arguments of `cargo xtask test`.
 #[derive(Debug, clap::Args)]
@@ -29,7 +29,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         stage("setup", || setup::prepare(setup::Purpose::Test))?;
     }
     stage("build", || build(profile))?;
-    stage("tests", || tests(options, profile))?;
+    let tested = stage("tests", || tests(options, profile));
+    pins::remove();
+    tested?;
     if !options.no_e2e && options.filters.is_empty() {
         stage("kernel tests", || kernel_test::run(&kernel_test::Options::as_test()))?;
         stage("demo", || demo::run(&demo::Options::as_test(profile)))?;

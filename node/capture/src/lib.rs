@@ -7,6 +7,7 @@
 //! - [`reader`]: the rings, in the order of time
 //! - [`record`]: bytes to records
 //! - [`live`]: the sessions that are watched, and what is lost of them
+//! - [`loss`]: what is lost of them, as events
 //! - [`rules`]: what sessions must not do, from roles to the kernel's maps
 //! - [`translate`]: records to events
 //! - [`writer`]: events made durable, one session beside the other
@@ -19,6 +20,7 @@
 
 mod hash;
 mod live;
+mod loss;
 mod object;
 mod pins;
 mod reader;
