@@ -21,7 +21,7 @@ use crate::pins::{Home, Kept, Pins};
 use crate::record::{Body, Record};
 use crate::rules::enforcer::{self, Enforcer};
 use crate::translate::{Context, Translator};
-use crate::writer::{self, Item};
+use crate::writer::{self, Done, Item};
 use crate::{Restore, Sink, Tier, Totals, Wanted, reader};
 
 /// See the module.
@@ -50,14 +50,19 @@ struct Sessions {
     /// How often programs of ours were not run so far.
     passed_over: u64,
     totals: Totals,
+    /// Those that have something pending.
+    pending: Vec<u64>,
 }
 
 /// A session that is watched.
 #[derive(Debug)]
 struct Watched {
-    sink: Arc<dyn Sink>,
     translator: Translator,
-    items: mpsc::UnboundedSender<Item>,
+    /// The fields that all its events have.
+    facts: event::Session,
+    items: mpsc::UnboundedSender<Vec<Item>>,
+    /// What was read and is not yet the writer's: to wake it for each record is dearer than the record.
+    pending: Vec<Item>,
     /// The first process, whose end the session's waits for.
     leader: Option<u32>,
     settled: Option<oneshot::Sender<()>>,
@@ -69,14 +74,21 @@ struct Watched {
 }
 
 impl Watched {
-    fn send(&self, event: impl Into<event::Body>) {
-        // Fails only when the runtime stops.
-        self.items.send(Item::Event(Box::new(event.into()))).ok();
+    fn send(&mut self, event: impl Into<event::Body>) {
+        self.pending.push(Item::Event(Box::new(event.into())));
+        self.flush();
+    }
+
+    fn flush(&mut self) {
+        if !self.pending.is_empty() {
+            // Fails only when the runtime stops.
+            self.items.send(std::mem::take(&mut self.pending)).ok();
+        }
     }
 
     /// What has no number is not told.
-    fn lost(&self, class: &str, reason: &str, count: u64) {
-        let (session, class, reason) = (self.sink.facts(), class.to_owned(), reason.to_owned());
+    fn lost(&mut self, class: &str, reason: &str, count: u64) {
+        let (session, class, reason) = (self.facts.clone(), class.to_owned(), reason.to_owned());
         self.send(event::SessionLoss { session, class, reason, count, first: 0, last: 0 });
     }
 
@@ -91,14 +103,15 @@ impl Watched {
         }
         let class = CLASS_NAMES.get(class).copied().unwrap_or_default().to_owned();
         let (count, last) = (sequence - first, sequence - 1);
-        let (session, reason) = (self.sink.facts(), "restart".to_owned());
+        let (session, reason) = (self.facts.clone(), "restart".to_owned());
         self.send(event::SessionLoss { session, class, reason, count, first, last });
     }
 
     /// Tells whoever waits when everything so far is durable.
     fn settle(&mut self) {
         if let Some(settled) = self.settled.take() {
-            self.items.send(Item::Settled(settled)).ok();
+            self.pending.push(Item::Settled(settled));
+            self.flush();
         }
     }
 }
@@ -205,12 +218,13 @@ impl Live {
         settled: Option<oneshot::Sender<()>>,
     ) -> Watched {
         let (items, received) = mpsc::unbounded_channel();
-        let (weak, to) = (Arc::downgrade(self), Arc::clone(&sink));
+        let (weak, facts) = (Arc::downgrade(self), sink.facts());
         let base = self.maps.credit_of(number);
-        self.runtime.spawn(writer::write(weak, number, to, received, base));
+        self.runtime.spawn(writer::write(weak, number, sink, received, base));
         let translator = Translator::new(classes);
         let (is_over, told, before) = (false, Counts::default(), None);
-        Watched { sink, translator, items, leader: None, settled, is_over, told, before }
+        let pending = Vec::new();
+        Watched { facts, translator, items, pending, leader: None, settled, is_over, told, before }
     }
 
     /// For a node after us.
@@ -251,9 +265,9 @@ impl Live {
             watched.before = Some(done);
             watched.is_over = counts.tasks == 0;
             if counts.tasks > 0 {
-                let session = watched.sink.facts();
+                let session = watched.facts.clone();
                 watched.send(event::SessionDetached { session, tasks: counts.tasks });
-                tracing::info!(sid = %watched.sink.facts().sid, "a session goes on");
+                tracing::info!(sid = %watched.facts.clone().sid, "a session goes on");
             }
             let mut sessions = lock(&self.sessions);
             if watched.is_over {
@@ -330,6 +344,11 @@ impl Live {
                 Err(error) => tracing::error!(%error, "a record of the kernel cannot be read"),
             }
         }
+        for number in std::mem::take(&mut sessions.pending) {
+            if let Some(watched) = sessions.by_number.get_mut(&number) {
+                watched.flush();
+            }
+        }
         for (number, what) in ended {
             self.ended(&mut sessions, number, what);
         }
@@ -347,7 +366,7 @@ impl Live {
             Ended::FirstProcess => sessions.left.push_back((Instant::now(), number)),
             Ended::LastTask => {
                 if let Some(counts) = counts {
-                    watched.send(summary(watched.sink.facts(), tier, &counts));
+                    watched.send(summary(watched.facts.clone(), tier, &counts));
                 }
                 if !std::mem::replace(&mut watched.is_over, true) {
                     sessions.over.push_back(number);
@@ -407,14 +426,14 @@ impl Live {
             return;
         }
         if tasks > 0 {
-            watched.send(event::SessionDetached { session: watched.sink.facts(), tasks });
+            watched.send(event::SessionDetached { session: watched.facts.clone(), tasks });
         } else {
             self.ended(sessions, number, Ended::LastTask);
         }
     }
 
     /// Somebody has taken a session out of the kernel's map: it is put back, and told of.
-    fn heal(&self, number: u64, watched: &Watched) {
+    fn heal(&self, number: u64, watched: &mut Watched) {
         let counts = Counts { tasks: watched.told.tasks.max(1), ..watched.told };
         if let Err(error) = self.maps.restore(number, &counts) {
             tracing::error!(%error, number, "a session that was taken out of the kernel's map");
@@ -444,7 +463,7 @@ impl Live {
         for (class, tally) in counts.tallies.iter().enumerate() {
             watched.compare(class, tally.records);
         }
-        for loss in losses(&watched.sink.facts(), &watched.told, &counts) {
+        for loss in losses(&watched.facts, &watched.told, &counts) {
             sessions.totals.lost += loss.count;
             watched.send(loss);
         }
@@ -492,22 +511,22 @@ impl Sessions {
             self.over.retain(|over| *over != number);
         }
         watched.compare(class, header.sequence);
-        let session = watched.sink.facts();
         let context = Context {
-            session: &session,
+            session: &watched.facts,
             session_of: &|_| other.clone(),
             rule: &|policy, rule| rules.name(policy, rule),
         };
-        for event in watched.translator.translate(&context, record) {
-            watched.send(event);
+        let events = watched.translator.translate(&context, record);
+        let done = Done { class, bytes: length, sequence: header.sequence };
+        if watched.pending.is_empty() {
+            self.pending.push(number);
         }
-        let (bytes, sequence) = (length, header.sequence);
-        watched.items.send(Item::Done { class, bytes, sequence }).ok();
+        watched.pending.push(Item::Record { events, done });
         ended.map(|ended| (number, ended))
     }
 
     fn sid(&self, number: u64) -> Option<SessionId> {
-        self.by_number.get(&number).map(|watched| watched.sink.facts().sid)
+        self.by_number.get(&number).map(|watched| watched.facts.sid.clone())
     }
 }
 

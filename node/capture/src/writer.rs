@@ -4,7 +4,8 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use ebpf_abi::Credit;
-use futures::StreamExt as _;
+use futures::future::join_all;
+use futures::{StreamExt as _, stream};
 use proto::event;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::interval;
@@ -16,14 +17,26 @@ use crate::{Sink, hash};
 /// What a session's writer is given.
 #[derive(Debug)]
 pub(crate) enum Item {
+    /// Of no record of the session's own.
     Event(Box<event::Body>),
-    /// A record is done with.
-    Done {
-        class: usize,
-        bytes: usize,
-        sequence: u64,
-    },
+    /// A record, and the events that it makes: none, one, seldom more.
+    Record { events: Vec<event::Body>, done: Done },
     /// Everything before is durable.
+    Settled(oneshot::Sender<()>),
+}
+
+/// What of the kernel's is done with when its events are durable.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Done {
+    pub(crate) class: usize,
+    pub(crate) bytes: usize,
+    pub(crate) sequence: u64,
+}
+
+/// What a future of [`write`] has left to be done, in order.
+enum Written {
+    Done(Done),
+    Nothing,
     Settled(oneshot::Sender<()>),
 }
 
@@ -32,29 +45,33 @@ pub(crate) async fn write(
     live: Weak<Live>,
     number: u64,
     sink: Arc<dyn Sink>,
-    items: mpsc::UnboundedReceiver<Item>,
+    items: mpsc::UnboundedReceiver<Vec<Item>>,
     base: Credit,
 ) {
-    let hashed = UnboundedReceiverStream::new(items).map(|mut item| async {
-        if let Item::Event(body) = &mut item
-            && let event::Body::SessionCommand(command) = &mut **body
-            && command.return_code == 0
-        {
-            hash::fill(command).await;
+    let items = UnboundedReceiverStream::new(items).flat_map(stream::iter);
+    let hashed = items.map(|mut item| async {
+        if let Item::Record { events, .. } = &mut item {
+            for event in events {
+                if let event::Body::SessionCommand(command) = event
+                    && command.return_code == 0
+                {
+                    hash::fill(command).await;
+                }
+            }
         }
         item
     });
     // In order: events get their numbers as they are recorded.
     let recorded = hashed.buffered(HASHES_AT_ONCE).map(|item| {
-        let (recorded, other) = match item {
-            Item::Event(body) => (Some(sink.record(*body)), None),
-            other @ (Item::Done { .. } | Item::Settled(_)) => (None, Some(other)),
+        let (events, written) = match item {
+            Item::Event(event) => (vec![*event], Written::Nothing),
+            Item::Record { events, done } => (events, Written::Done(done)),
+            Item::Settled(say) => (Vec::new(), Written::Settled(say)),
         };
+        let recorded = join_all(events.into_iter().map(|event| sink.record(event)));
         async move {
-            if let Some(recorded) = recorded {
-                recorded.await;
-            }
-            other
+            recorded.await;
+            written
         }
     });
     let mut recorded = std::pin::pin!(recorded.buffered(EVENTS_AT_ONCE));
@@ -62,21 +79,20 @@ pub(crate) async fn write(
     let (mut done, mut told) = (base, base);
     loop {
         let behind = done != told;
-        let (other, is_time) = tokio::select! {
-            other = recorded.next() => match other {
-                Some(other) => (other, false),
+        let (written, is_time) = tokio::select! {
+            written = recorded.next() => match written {
+                Some(written) => (written, false),
                 None => break,
             },
-            _ = ticks.tick(), if behind => (None, true),
+            _ = ticks.tick(), if behind => (Written::Nothing, true),
         };
-        match other {
-            Some(Item::Settled(say)) => {
+        match written {
+            Written::Settled(say) => {
                 // Nobody waits any more after a while.
                 say.send(()).ok();
             }
-            Some(Item::Done { class, bytes, sequence }) => add(&mut done, class, bytes, sequence),
-            // Durable by now; or it is time.
-            Some(Item::Event(_)) | None => {}
+            Written::Done(of) => add(&mut done, of),
+            Written::Nothing => {}
         }
         if done != told
             && (total(&done) >= total(&told) + DONE_BYTES_MIN || is_time)
@@ -88,7 +104,7 @@ pub(crate) async fn write(
     }
 }
 
-fn add(done: &mut Credit, class: usize, bytes: usize, sequence: u64) {
+fn add(done: &mut Credit, Done { class, bytes, sequence }: Done) {
     if let Some(of_class) = done.bytes.get_mut(class) {
         *of_class += u64::try_from(bytes).unwrap_or(u64::MAX);
     }
