@@ -124,6 +124,9 @@ static __always_inline __u32 put_text(struct place *place, __u32 to, const char 
 
 static __always_inline struct mark *mark_of(struct task_struct *task)
 {
+	/* Of nearly everybody: a look is cheaper than a call. */
+	if (!task->bpf_storage)
+		return 0;
 	return bpf_task_storage_get(&marks, task, 0, 0);
 }
 
@@ -240,6 +243,15 @@ static __always_inline __u64 wake(void *ring, __u32 size)
 	return bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA) > size / 8 ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP;
 }
 
+/* To be woken for each record is dearer than the record: of an interrupt to ourselves, and of a switch to the reader. At
+ * once are told the first of a session, for which nobody looks yet, and what comes when its last task has ended. */
+static __always_inline __u64 wake_for(struct session *session, struct header *header)
+{
+	if (header->sequence == 0 || session->tasks == 0)
+		return BPF_RB_FORCE_WAKEUP;
+	return wake(&control, RING_BYTES_CONTROL);
+}
+
 static const __u32 budgets[] = BUDGETS;
 
 /* Sends a record. 0, or -EAGAIN where a strict session must not go on. */
@@ -257,7 +269,7 @@ static __always_inline int send(struct session *session, int class, struct heade
 		return lose(session, tally, &tally->lost_ring, header->sequence);
 	header->len = length;
 	if (class == CLASS_CONTROL)
-		failed = bpf_ringbuf_output(&control, header, length, 0);
+		failed = bpf_ringbuf_output(&control, header, length, wake_for(session, header));
 	else if (class == CLASS_FILE)
 		failed = bpf_ringbuf_output(&files, header, length, wake(&files, RING_BYTES_FILE));
 	else
