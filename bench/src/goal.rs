@@ -2,8 +2,9 @@
 //! which peer it has to be. Data only; [`crate::report`] judges.
 
 use crate::metric::{
-    ADDED_P50, ADDED_P99, CPU_GROWTH, CPU_PER_CONNECTION, CPU_PER_GB, CPU_PER_SESSION, Metric,
-    USER_MEMORY, WALL_RATE,
+    ADDED_P50, ADDED_P99, BUILD, CPU_GROWTH, CPU_PER_CONNECTION, CPU_PER_EVENT, CPU_PER_GB,
+    CPU_PER_SESSION, KERNEL_CONNECT, KERNEL_FOLDED, KERNEL_OPEN, KERNEL_OUTSIDE, KERNEL_PROCESS,
+    LOST_BURST, LOST_SUSTAINED, Metric, RESIDENT_MEMORY, SILENT, TOLD_P99, USER_MEMORY, WALL_RATE,
 };
 
 /// One line of the goals.
@@ -80,4 +81,16 @@ pub(crate) const GOALS: &[Goal] = &[
     goal("ssh-session-cpu", CPU_PER_SESSION, 20.0, &[("sshd", 4.0)]),
     goal("ssh-idle-memory", USER_MEMORY, 512.0, &[("sshd", 3.0)]),
     goal("growth", CPU_GROWTH, 1.2, &[]),
+    goal("capture", KERNEL_PROCESS, 8.0, &[]),
+    goal("capture", KERNEL_OPEN, 1.2, &[]),
+    goal("capture", KERNEL_FOLDED, 0.25, &[]),
+    goal("capture", KERNEL_CONNECT, 1.0, &[]),
+    goal("capture", KERNEL_OUTSIDE, 40.0, &[]),
+    goal("capture", LOST_SUSTAINED, 0.0, &[]),
+    goal("capture", LOST_BURST, 0.0, &[]),
+    goal("capture", SILENT, 0.0, &[]),
+    goal("capture", CPU_PER_EVENT, 1.5, &[]),
+    goal("capture", RESIDENT_MEMORY, 48.0, &[]),
+    goal("capture", BUILD, 1.01, &[]),
+    goal("capture", TOLD_P99, 250.0, &[]),
 ];

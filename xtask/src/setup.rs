@@ -103,6 +103,10 @@ const DEMO: &[Package] = &[
 ];
 
 const BENCH: &[Package] = &[
+    Package { name: "auditd", probe: Probe::Programs(&["auditctl", "auditd"]) },
+    Package { name: "bpftrace", probe: Probe::Programs(&["bpftrace"]) },
+    // What is built inside a session and outside.
+    Package { name: "gcc", probe: Probe::Programs(&["gcc"]) },
     Package { name: "haproxy", probe: Probe::Programs(&["haproxy"]) },
     Package { name: "hitch", probe: Probe::Programs(&["hitch"]) },
     // For checking our load generators.
@@ -111,6 +115,7 @@ const BENCH: &[Package] = &[
         name: "libnginx-mod-stream",
         probe: Probe::File("/usr/lib/nginx/modules/ngx_stream_module.so"),
     },
+    Package { name: "make", probe: Probe::Programs(&["make"]) },
     Package { name: "nginx", probe: Probe::Programs(&["nginx"]) },
     Package { name: "openssh-server", probe: Probe::Programs(&["sshd"]) },
     Package { name: "python3-venv", probe: Probe::PythonVenv },

@@ -67,6 +67,11 @@ impl Talk {
         Ok(Self { client, said, heard: String::new(), deadline: Instant::now() + LIMIT })
     }
 
+    /// Of the program: those that only pin it have made room.
+    pub(crate) fn pid(&self) -> u32 {
+        self.client.child.id()
+    }
+
     /// One that no longer listens is no error here: how it ended says more.
     pub(crate) fn say(&mut self, text: &str) {
         if let Some(stdin) = &mut self.client.child.stdin

@@ -222,6 +222,11 @@ impl Cluster {
         })
     }
 
+    /// Where auth writes what happened.
+    pub(crate) fn audit_log(&self) -> PathBuf {
+        self.dir.join("bastion/auth/log/events.log")
+    }
+
     /// Waits until the node has handed over every recording: what a session leaves behind is no cost of the next one.
     pub(crate) fn wait_for_uploads(&self) -> Result<()> {
         let recordings = self.dir.join("node/node/recordings");
@@ -277,7 +282,7 @@ fn our_account() -> Result<String> {
 }
 
 /// A file that only we may read.
-pub(super) fn write_secret(path: &Path, text: &str) -> Result<PathBuf> {
+pub(crate) fn write_secret(path: &Path, text: &str) -> Result<PathBuf> {
     let mut options = fs::OpenOptions::new();
     let opened = options.write(true).create(true).truncate(true).mode(0o600).open(path);
     let mut file = opened.with_context(|| format!("cannot write {}", path.display()))?;

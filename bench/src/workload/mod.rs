@@ -8,8 +8,10 @@
 //! - [`growth`]: the row of that name
 //! - [`ssh_bulk`]: `ssh-jump`, `ssh-jump-tls`, `ssh-jump-host`, `tsh-bulk`
 //! - [`ssh_sessions`]: `ssh-session-cpu`, `ssh-idle-memory`
+//! - [`capture`]: the row of that name
 
 mod bulk;
+mod capture;
 mod connections;
 mod growth;
 mod idle;
@@ -172,6 +174,11 @@ pub(crate) const WORKLOADS: &[Workload] = &[
         name: "growth",
         about: "CPU per byte with as many connections as fit, by that with ten",
         open: growth::open,
+    },
+    Workload {
+        name: "capture",
+        about: "what it costs to tell what a session does; Tier B where the kernel has no BPF LSM",
+        open: capture::open,
     },
 ];
 

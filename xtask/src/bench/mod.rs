@@ -43,7 +43,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         bail!("{}", said.trim_end().trim_start_matches("ERROR: "));
     }
     // What the others measure is in the bench's own package.
-    if options.only.as_ref().is_none_or(|only| only.contains("sh-")) {
+    if options.only.as_ref().is_none_or(|only| only.contains("sh-") || only.contains("capture")) {
         test::build(demo::Profile::Release)?;
     }
     process::quiet(&mut program(options)?)

@@ -9,7 +9,7 @@ use super::Finding;
 /// Who may use whom. `postern` is the daemon's package: the only one that sees proxy, node and auth together.
 const ALLOWED: &[(&str, &[&str])] = &[
     ("auth", &["net", "pki", "policy", "proto"]),
-    ("bench", &["net", "pki", "policy", "proto", "proxy", "relay"]),
+    ("bench", &["capture", "net", "pki", "policy", "proto", "proxy", "relay"]),
     ("capture", &["ebpf-abi", "proto"]),
     ("cli", &["proto"]),
     ("ebpf-abi", &[]),

@@ -1,0 +1,53 @@
+//! So many events per second: how many are told, how many lost, what it takes.
+
+use std::process::{Command, Stdio};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::session::Watched;
+use crate::usage::{cpu_ns, memory_kib};
+use crate::{Arguments, Figures};
+
+pub(crate) async fn measure(
+    arguments: &Arguments,
+    per_second: u32,
+    seconds: u32,
+) -> Result<Figures> {
+    let mut watched = Watched::begin()?;
+    let mut deeds = Command::new(&arguments.deeds);
+    deeds.arg("rate").arg("--secret").arg(arguments.dir.join("secret")).stdout(Stdio::piped());
+    deeds.args(["--per-second", &per_second.to_string(), "--seconds", &seconds.to_string()]);
+    let before = cpu_ns()?;
+    let mut child = watched.spawn(&mut deeds)?;
+    let mut anonymous: f64 = 0.0;
+    while child.try_wait()?.is_none() {
+        anonymous = anonymous.max(memory_kib("RssAnon")?);
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    watched.counted.over().await?;
+    let cpu = cpu_ns()? - before;
+    let output = child.wait_with_output()?;
+    ensure!(output.status.success(), "deeds: {}", output.status);
+    let said = String::from_utf8(output.stdout)?;
+    let (produced, took) = said.trim().split_once(' ').context("how many, and how long")?;
+    let (produced, took): (f64, f64) = (produced.parse()?, took.parse()?);
+    let opened = watched.counted.opened.load(Ordering::Relaxed) as f64;
+    let lost = watched.counted.lost.load(Ordering::Relaxed) as f64;
+    let figures = [
+        ("produced", produced),
+        ("rate", produced / took),
+        // The session's own program opens some files, too: libraries, which are in `told`.
+        ("lost", lost),
+        ("silently_lost", (produced - opened - lost).max(0.0)),
+        ("cpu_us_per_event", cpu as f64 / 1e3 / opened),
+        ("anonymous_mib", anonymous / 1024.0),
+        ("rss_max_mib", memory_kib("VmHWM")? / 1024.0),
+        ("rss_file_mib", memory_kib("RssFile")? / 1024.0),
+        ("rss_shared_mib", memory_kib("RssShmem")? / 1024.0),
+    ];
+    Ok(figures.map(|(name, value)| (name.to_owned(), value)).into())
+}
+
+const LOOK_EVERY: Duration = Duration::from_millis(100);

@@ -1,0 +1,102 @@
+//! One session that is watched, and the sink that counts what is told of it.
+
+use std::process::{Child, Command};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use capture::{Capture, Sink, Wanted, Watch};
+use futures::future::BoxFuture;
+use proto::event::{self, Body};
+
+/// What was told.
+#[derive(Debug)]
+pub(crate) struct Counted {
+    facts: event::Session,
+    /// Files that were opened.
+    pub(crate) opened: AtomicU64,
+    /// Records of which `session.loss` tells.
+    pub(crate) lost: AtomicU64,
+    /// The last task has ended, and all of it was told.
+    over: AtomicU64,
+}
+
+impl Counted {
+    fn new() -> Result<Arc<Self>> {
+        let (opened, lost, over) = Default::default();
+        Ok(Arc::new(Self { facts: serde_json::from_str(FACTS)?, opened, lost, over }))
+    }
+
+    /// Waits until nothing of the session can come any more.
+    pub(crate) async fn over(&self) -> Result<()> {
+        let started = Instant::now();
+        while self.over.load(Ordering::Acquire) == 0 {
+            ensure!(started.elapsed() < OVER_WITHIN, "the session is not over");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+}
+
+impl Sink for Counted {
+    fn facts(&self) -> event::Session {
+        self.facts.clone()
+    }
+
+    fn record(&self, body: Body) -> BoxFuture<'_, ()> {
+        if let Body::SessionDisk(disk) = &body
+            && disk.op == "open"
+        {
+            self.opened.fetch_add(disk.times.max(1), Ordering::Relaxed);
+        } else if let Body::SessionLoss(loss) = &body {
+            self.lost.fetch_add(loss.count, Ordering::Relaxed);
+        } else if let Body::SessionCapture(_) = &body {
+            self.over.store(1, Ordering::Release);
+        }
+        Box::pin(std::future::ready(()))
+    }
+}
+
+/// Programs in the kernel, and a session that waits for its first process.
+pub(crate) struct Watched {
+    /// Dropped: the programs are gone.
+    pub(crate) _capture: Capture,
+    pub(crate) counted: Arc<Counted>,
+    watch: Watch,
+}
+
+impl Watched {
+    pub(crate) fn begin() -> Result<Self> {
+        let capture = load()?;
+        let counted = Counted::new()?;
+        let sink: Arc<dyn Sink> = Arc::clone(&counted) as Arc<dyn Sink>;
+        let rules = serde_json::from_str("{}")?;
+        let wanted = Wanted { command: true, disk: true, network: true, strict: false, rules };
+        let watch = capture.watch(&sink, wanted)?.context("nothing is captured")?;
+        Ok(Self { _capture: capture, counted, watch })
+    }
+
+    /// Starts the session's first process. To be called once.
+    pub(crate) fn spawn(&mut self, command: &mut Command) -> Result<Child> {
+        Ok(self.watch.spawn(command)?)
+    }
+}
+
+/// Loads the programs.
+pub(crate) fn load() -> Result<Capture> {
+    // Nothing outlives us, so that nothing is restored.
+    let counted = Counted::new()?;
+    let capture = Capture::start(None, &move |_| Arc::clone(&counted) as Arc<dyn Sink>);
+    if let Some(error) = capture.failure() {
+        bail!("nothing is captured: {error}");
+    }
+    Ok(capture)
+}
+
+/// As long as those of a real session are.
+const FACTS: &str = r#"{"sid":"01010101-0101-4101-8101-010101010101","namespace":"default","user":"alice",
+    "login":"root","server_id":"02020202-0202-4202-8202-020202020202","server_hostname":"db-1",
+    "server_version":"0.1.0","addr.remote":"192.0.2.7:50022","proto":"ssh"}"#;
+/// Writers may be behind by then.
+const OVER_WITHIN: Duration = Duration::from_secs(20);

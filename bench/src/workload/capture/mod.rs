@@ -1,0 +1,141 @@
+//! What it costs to tell what a session does. Ours is `watcher` (`src/bin/watcher`): the node's own capture, of one session,
+//! whose events are counted; only in `told` it is a cluster. `deeds` (`src/bin/deeds.rs`) is what the session does.
+//!
+//! - [`added`]: what being watched adds to whoever does things, beside auditd and bpftrace
+//! - [`build`]: a real build inside and outside
+//! - [`told`]: how long it takes until the audit log has it
+
+mod added;
+mod build;
+mod told;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use super::{Bench, Contender, Contest, Effort};
+use crate::metric::{
+    ANONYMOUS_MEMORY, CPU_PER_EVENT, CPU_PER_EVENT_BURST, KERNEL_CONNECT, KERNEL_FLOOR,
+    KERNEL_FOLDED, KERNEL_INSIDE_CALL, KERNEL_OPEN, KERNEL_OUTSIDE, KERNEL_OUTSIDE_CALL,
+    KERNEL_PROCESS, KERNEL_PROCESS_ALL, LOST_BURST, LOST_SUSTAINED, RATE_BURST, RATE_SUSTAINED,
+    RESIDENT_MEMORY, SILENT, Sample,
+};
+use crate::program::Core;
+use crate::site::client;
+
+/// Where everything of this workload is.
+#[derive(Debug, Clone)]
+struct Site {
+    dir: PathBuf,
+    programs: PathBuf,
+    effort: Effort,
+}
+
+type Figures = BTreeMap<String, f64>;
+
+pub(super) fn open(bench: &Bench) -> Result<Contest<'_>> {
+    let mut contest = Contest::empty();
+    let site = Site::new(bench)?;
+    let ours = site.clone();
+    contest.ours(|| {
+        ensure!(rustix::process::geteuid().is_root(), "kernel programs need root");
+        let cluster = bench.cluster()?;
+        Ok(Box::new(move || {
+            let mut sample = ours.kernel()?;
+            sample.extend(ours.rates()?);
+            sample.extend(build::measure(&ours)?);
+            sample.extend(told::measure(&ours, cluster)?);
+            sample.extend(added::ours(&ours)?);
+            Ok(sample)
+        }))
+    });
+    for (name, peer) in added::PEERS {
+        let site = site.clone();
+        match (peer.can_run)() {
+            Ok(()) => contest.contenders.push(Contender {
+                name: (*name).to_owned(),
+                rung: None,
+                sample: Box::new(move || added::theirs(&site, peer)),
+            }),
+            Err(error) => contest.absent.push(((*name).to_owned(), format!("{error:#}"))),
+        }
+    }
+    Ok(contest)
+}
+
+impl Site {
+    fn new(bench: &Bench) -> Result<Self> {
+        let dir = bench.dir.join("capture");
+        fs::create_dir_all(&dir)?;
+        for (name, mode) in [("secret", 0o600), ("plain", 0o644)] {
+            fs::write(dir.join(name), "x")?;
+            fs::set_permissions(dir.join(name), fs::Permissions::from_mode(mode))?;
+        }
+        Ok(Self { dir, programs: bench.places.programs.clone(), effort: bench.effort })
+    }
+
+    fn watcher(&self) -> Command {
+        let mut watcher = Command::new(self.programs.join("watcher"));
+        watcher.arg("--deeds").arg(self.programs.join("deeds")).arg("--dir").arg(&self.dir);
+        watcher
+    }
+
+    fn kernel(&self) -> Result<Sample> {
+        let mut watcher = self.watcher();
+        watcher.args(["costs", "--batches", self.effort.choose("15", "5")]);
+        let figures = figures(&client::run(&watcher, "")?)?;
+        let us = |name: &str| Ok::<_, anyhow::Error>(figure(&figures, name)? / 1e3);
+        Ok(vec![
+            (KERNEL_PROCESS, us("exec_ns")?),
+            (KERNEL_PROCESS_ALL, us("exec_all_ns")?),
+            (KERNEL_OPEN, us("open_told_ns")?),
+            (KERNEL_FLOOR, KERNEL_FOLDED, us("open_folded_ns")?),
+            (KERNEL_CONNECT, us("connect_ns")?),
+            (KERNEL_OUTSIDE, figure(&figures, "outside_worst_ns")?),
+            (KERNEL_OUTSIDE_CALL, figure(&figures, "outside_syscall_ns")?),
+            (KERNEL_FLOOR, figure(&figures, "outside_net_dev_queue_ns")?),
+            (KERNEL_INSIDE_CALL, figure(&figures, "inside_syscall_ns")?),
+        ])
+    }
+
+    fn rates(&self) -> Result<Sample> {
+        let rate = |per_second: &str, seconds: &str| {
+            let mut watcher = self.watcher();
+            watcher.args(["rate", "--per-second", per_second, "--seconds", seconds]);
+            figures(&client::run(&watcher, "")?)
+        };
+        let sustained = rate("50000", self.effort.choose("60", "10"))?;
+        let burst = rate("200000", "1")?;
+        let silent = figure(&sustained, "silently_lost")? + figure(&burst, "silently_lost")?;
+        let both =
+            |name| Ok::<_, anyhow::Error>(figure(&sustained, name)?.max(figure(&burst, name)?));
+        Ok(vec![
+            (RATE_SUSTAINED, figure(&sustained, "rate")?),
+            (LOST_SUSTAINED, figure(&sustained, "lost")?),
+            (CPU_PER_EVENT, figure(&sustained, "cpu_us_per_event")?),
+            (RATE_BURST, figure(&burst, "rate")?),
+            (LOST_BURST, figure(&burst, "lost")?),
+            (CPU_PER_EVENT_BURST, figure(&burst, "cpu_us_per_event")?),
+            (SILENT, silent),
+            (RESIDENT_MEMORY, both("rss_max_mib")?),
+            (ANONYMOUS_MEMORY, both("anonymous_mib")?),
+        ])
+    }
+}
+
+/// What `watcher` says last.
+fn figures(said: &str) -> Result<Figures> {
+    let line = said.lines().next_back().context("watcher said nothing")?;
+    serde_json::from_str(line).with_context(|| format!("no figures: {line}"))
+}
+
+fn figure(figures: &Figures, name: &str) -> Result<f64> {
+    figures.get(name).copied().with_context(|| format!("watcher did not measure {name}"))
+}
+
+/// Both cores: the sessions and whoever watches them share them in real life.
+const CORE: Core = Core::Any;
