@@ -412,7 +412,7 @@ impl Live {
         let count = passed_over.saturating_sub(sessions.passed_over);
         sessions.passed_over = passed_over;
         if count > 0 {
-            for watched in sessions.by_number.values().filter(|watched| !watched.is_over) {
+            for watched in sessions.by_number.values_mut().filter(|watched| !watched.is_over) {
                 watched.lost("program", "preempted", count);
             }
         }

@@ -93,7 +93,7 @@ impl Site {
             (KERNEL_PROCESS, us("exec_ns")?),
             (KERNEL_PROCESS_ALL, us("exec_all_ns")?),
             (KERNEL_OPEN, us("open_told_ns")?),
-            (KERNEL_FLOOR, KERNEL_FOLDED, us("open_folded_ns")?),
+            (KERNEL_FOLDED, us("open_folded_ns")?),
             (KERNEL_CONNECT, us("connect_ns")?),
             (KERNEL_OUTSIDE, figure(&figures, "outside_worst_ns")?),
             (KERNEL_OUTSIDE_CALL, figure(&figures, "outside_syscall_ns")?),
