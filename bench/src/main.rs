@@ -201,9 +201,10 @@ fn list(chosen: &[&Workload]) -> Result<()> {
     for workload in chosen {
         text.push_str(&format!("{:<16} {}\n", workload.name, workload.about));
         for goal in goal::GOALS.iter().filter(|goal| goal.workload == workload.name) {
-            let bound = goal
-                .bound
-                .map(|goal::Bound::AtMost(most)| format!("at most {most} {}", goal.metric.unit));
+            let bound = goal.bound.map(|bound| match bound {
+                goal::Bound::AtLeast(least) => format!("at least {least} {}", goal.metric.unit),
+                goal::Bound::AtMost(most) => format!("at most {most} {}", goal.metric.unit),
+            });
             let against = goal.against.iter().map(|(peer, times)| format!("{times}x {peer}"));
             let goals: Vec<String> = bound.into_iter().chain(against).collect();
             text.push_str(&format!("{:<16}   {}: {}\n", "", goal.metric.name, goals.join(", ")));

@@ -83,10 +83,13 @@ pub(crate) const RESIDENT_MEMORY: Metric = less("resident_memory", "MiB");
 pub(crate) const ANONYMOUS_MEMORY: Metric = less("anonymous_memory", "MiB");
 /// CPU of a build in a session, by that of the same outside with nothing loaded.
 pub(crate) const BUILD: Metric = less("build", "x");
+/// The same outside, by the same outside: what of it is noise.
+pub(crate) const BUILD_NOISE: Metric =
+    Metric { name: "build_noise", unit: "x", better: Better::Neither };
 /// From the deed to the audit log.
 pub(crate) const TOLD_P50: Metric = less("told_p50", "ms");
 pub(crate) const TOLD_P99: Metric = less("told_p99", "ms");
-/// CPU that being watched adds to whoever does it; and of the daemon that watches.
+/// CPU that being watched adds to whoever does it; and of the daemon that watches, for each of what it told.
 pub(crate) const ADDED_EXEC: Metric = less("added_exec", "us");
 pub(crate) const ADDED_OPEN: Metric = less("added_open", "us");
 pub(crate) const ADDED_CONNECT: Metric = less("added_connect", "us");

@@ -41,6 +41,9 @@ enum What {
         per_second: u32,
         #[arg(long)]
         seconds: u32,
+        /// Threads that share it.
+        #[arg(long, default_value_t = 1)]
+        threads: u32,
     },
     /// Starts a program from time to time, with the time (nanoseconds since 1970) as its argument.
     Told {
@@ -54,7 +57,9 @@ enum What {
 fn main() -> ExitCode {
     let done = match Arguments::parse().what {
         What::Serve { secret, plain, port } => serve(&secret, &plain, port),
-        What::Rate { secret, per_second, seconds } => rate(&secret, per_second, seconds),
+        What::Rate { secret, per_second, seconds, threads } => {
+            rate(&secret, per_second, seconds, threads)
+        }
         What::Told { count, every_ms } => told(count, Duration::from_millis(every_ms)),
     };
     match done {
@@ -101,15 +106,22 @@ fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// On two threads, since one core may not do so many.
-fn rate(secret: &Path, per_second: u32, seconds: u32) -> Result<()> {
+fn rate(secret: &Path, per_second: u32, seconds: u32, threads: u32) -> Result<()> {
     let started = Instant::now();
-    let half = || open_often(secret, started, per_second / 2, seconds);
+    let each = per_second / threads;
     std::thread::scope(|scope| {
-        let other = scope.spawn(half);
-        half().and(other.join().unwrap_or_else(|_| bail!("a thread panicked")))
+        let running: Vec<_> = (0..threads)
+            .map(|_| scope.spawn(|| open_often(secret, started, each, seconds)))
+            .collect();
+        running
+            .into_iter()
+            .try_for_each(|one| one.join().unwrap_or_else(|_| bail!("a thread panicked")))
     })?;
-    println!("{} {}", per_second / 2 * 2 * seconds, started.elapsed().as_secs_f64());
+    println!(
+        "{} {}",
+        u64::from(each * threads) * u64::from(seconds),
+        started.elapsed().as_secs_f64()
+    );
     Ok(())
 }
 

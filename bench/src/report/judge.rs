@@ -80,8 +80,11 @@ fn alone(workload: &str, metric: Metric, goal: Option<&Goal>, ours: &[f64]) -> R
         ours: middle,
         theirs: None,
         ratio: None,
-        goal: bound.map(|Bound::AtMost(most)| format!("<= {} {}", figure(most), metric.unit)),
-        pass: middle.zip(bound).map(|(ours, Bound::AtMost(most))| ours <= most),
+        goal: bound.map(|bound| match bound {
+            Bound::AtLeast(least) => format!(">= {} {}", figure(least), metric.unit),
+            Bound::AtMost(most) => format!("<= {} {}", figure(most), metric.unit),
+        }),
+        pass: middle.zip(bound).map(|(ours, bound)| bound.is_met(ours)),
         pairs: ours.len(),
         min,
         max,

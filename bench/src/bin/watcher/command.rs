@@ -24,12 +24,18 @@ pub(crate) async fn measure(place: Place, words: &[String]) -> Result<Figures> {
     let status = tokio::task::spawn_blocking(move || child.wait()).await??;
     ensure!(status.success(), "{program}: {status}");
     let command_cpu = children_cpu()? - theirs;
-    let mut lost = 0.0;
+    let (mut told, mut lost) = (0.0, 0.0);
     if let Some(session) = &session {
         session.counted.over().await?;
+        told = session.counted.told.load(Ordering::Relaxed) as f64;
         lost = session.counted.lost.load(Ordering::Relaxed) as f64;
     }
     let watcher_cpu = (cpu_ns()? - ours) as f64 / 1e9;
-    let figures = [("command_cpu", command_cpu), ("watcher_cpu", watcher_cpu), ("lost", lost)];
+    let figures = [
+        ("command_cpu", command_cpu),
+        ("watcher_cpu", watcher_cpu),
+        ("told", told),
+        ("lost", lost),
+    ];
     Ok(figures.map(|(name, value)| (name.to_owned(), value)).into())
 }

@@ -56,7 +56,9 @@ impl Programs {
             let id: u32 = field(&fs::read_to_string(&path)?, "prog_id")?;
             found.push((id, path));
         }
+        // Some are held by more than one descriptor.
         found.sort();
+        found.dedup_by_key(|(id, _)| *id);
         let mut seen = BTreeMap::<String, u32>::new();
         let mut name_of = |id| {
             let name = names.get(&id).cloned().unwrap_or_default();

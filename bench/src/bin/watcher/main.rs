@@ -50,6 +50,8 @@ enum What {
         per_second: u32,
         #[arg(long)]
         seconds: u32,
+        #[arg(long, default_value_t = 1)]
+        threads: u32,
     },
     /// Runs a command, and says what CPU it took.
     Run {
@@ -93,7 +95,9 @@ fn main() -> ExitCode {
 async fn run(arguments: &Arguments) -> Result<Figures> {
     match &arguments.what {
         What::Costs { batches } => costs::measure(arguments, *batches).await,
-        What::Rate { per_second, seconds } => rate::measure(arguments, *per_second, *seconds).await,
+        What::Rate { per_second, seconds, threads } => {
+            rate::measure(arguments, *per_second, *seconds, *threads).await
+        }
         What::Run { place, command } => command::measure(*place, command).await,
     }
 }

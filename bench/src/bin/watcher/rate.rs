@@ -14,11 +14,13 @@ pub(crate) async fn measure(
     arguments: &Arguments,
     per_second: u32,
     seconds: u32,
+    threads: u32,
 ) -> Result<Figures> {
     let mut watched = Watched::begin()?;
     let mut deeds = Command::new(&arguments.deeds);
     deeds.arg("rate").arg("--secret").arg(arguments.dir.join("secret")).stdout(Stdio::piped());
     deeds.args(["--per-second", &per_second.to_string(), "--seconds", &seconds.to_string()]);
+    deeds.args(["--threads", &threads.to_string()]);
     let before = cpu_ns()?;
     let mut child = watched.spawn(&mut deeds)?;
     let mut anonymous: f64 = 0.0;
@@ -38,9 +40,8 @@ pub(crate) async fn measure(
     let figures = [
         ("produced", produced),
         ("rate", produced / took),
-        // The session's own program opens some files, too: libraries, which are in `told`.
         ("lost", lost),
-        ("silently_lost", (produced - opened - lost).max(0.0)),
+        ("silently_lost", (produced - opened - lost).abs()),
         ("cpu_us_per_event", cpu as f64 / 1e3 / opened),
         ("anonymous_mib", anonymous / 1024.0),
         ("rss_max_mib", memory_kib("VmHWM")? / 1024.0),

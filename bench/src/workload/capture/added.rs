@@ -5,6 +5,7 @@ use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
@@ -26,6 +27,8 @@ pub(super) struct Peer {
     start: fn(&Path, pid: u32) -> Result<Program>,
     /// What is to be done for that it sees a process, before it starts anything: a shell's commands.
     before: &'static str,
+    /// What it has told so far.
+    told: fn(&Path) -> Result<f64>,
     /// How many it says that it has lost.
     lost: fn(&Program) -> Result<f64>,
     end: fn() -> Result<()>,
@@ -38,6 +41,9 @@ pub(super) const PEERS: &[(&str, Peer)] = &[
             can_run: audit_is_free,
             start: auditd,
             before: LOGIN,
+            told: |dir| {
+                lines(&dir.join("audit/audit.log"), |line| line.starts_with("type=SYSCALL"))
+            },
             lost: |_| audit_status("lost "),
             end: end_auditd,
         },
@@ -48,6 +54,11 @@ pub(super) const PEERS: &[(&str, Peer)] = &[
             can_run: bpftrace_is_there,
             start: bpftrace,
             before: "",
+            told: |dir| {
+                lines(&dir.join("bpftrace.log"), |line| {
+                    line.starts_with(|c: char| c.is_ascii_digit())
+                })
+            },
             lost: lost_by_bpftrace,
             end: || Ok(()),
         },
@@ -57,6 +68,8 @@ pub(super) const PEERS: &[(&str, Peer)] = &[
 /// Of whoever watches, while it does.
 struct Spent {
     cpu_us: f64,
+    /// More than was asked for: programs open their libraries.
+    told: f64,
     lost: f64,
 }
 
@@ -126,7 +139,11 @@ pub(super) fn ours(site: &Site) -> Result<Sample> {
     let (call_beside, ..) = run("outside")?;
     let (_, with, told) = run("inside")?;
     let (call_after, after, _) = run("unloaded")?;
-    let spent = Spent { cpu_us: figure(&told, "watcher_cpu")? * 1e6, lost: figure(&told, "lost")? };
+    let spent = Spent {
+        cpu_us: figure(&told, "watcher_cpu")? * 1e6,
+        told: figure(&told, "told")?,
+        lost: figure(&told, "lost")?,
+    };
     let mut sample = sample(&[before, after], &with, &spent);
     sample.push((OUTSIDE_CALL, call_beside - call_before.midpoint(call_after)));
     Ok(sample)
@@ -153,22 +170,47 @@ fn while_watched(
     deeds: &mut Deeds,
     pid: u32,
 ) -> Result<([f64; 3], Spent)> {
+    // Before the daemon is started, so that each round counts and writes what is its own.
+    fs::remove_file(site.dir.join("audit/audit.log")).ok();
     let daemon = (peer.start)(&site.dir, pid)?;
-    let spent = cpu_seconds(daemon.pid());
+    let (spent, before) = (cpu_seconds(daemon.pid()), (peer.told)(&site.dir)?);
     let with = deeds.measure()?;
-    std::thread::sleep(super::super::SETTLE);
+    // What it has not yet written is part of its cost.
+    let mut told = (peer.told)(&site.dir)?;
+    loop {
+        std::thread::sleep(QUIET);
+        let now = (peer.told)(&site.dir)?;
+        if now == told {
+            break;
+        }
+        told = now;
+    }
     let cpu_us = (cpu_seconds(daemon.pid()) - spent) * 1e6;
-    Ok((with, Spent { cpu_us, lost: (peer.lost)(&daemon)? }))
+    let spent = Spent { cpu_us, told: told - before, lost: (peer.lost)(&daemon)? };
+    ensure!(spent.told + spent.lost >= done(), "it told {} of {}", spent.told, done());
+    Ok((with, spent))
 }
+
+/// How much there is to tell.
+fn done() -> f64 {
+    WORK.iter().map(|(_, count)| f64::from(*count)).sum()
+}
+
+fn lines(path: &Path, counts: impl Fn(&str) -> bool) -> Result<f64> {
+    let text = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(String::from_utf8_lossy(&text).lines().filter(|line| counts(line)).count() as f64)
+}
+
+/// Nothing written for so long: all is.
+const QUIET: Duration = Duration::from_millis(500);
 
 fn sample(without: &[[f64; 3]; 2], with: &[f64; 3], spent: &Spent) -> Sample {
     let [before, after] = without;
     let added: Vec<f64> =
         with.iter().zip(before.iter().zip(after)).map(|(w, (b, a))| w - b.midpoint(*a)).collect();
-    let events: f64 = WORK.iter().map(|(_, count)| f64::from(*count)).sum();
     let mut sample: Sample =
         [ADDED_EXEC, ADDED_OPEN, ADDED_CONNECT].into_iter().zip(added).collect();
-    sample.push((DAEMON_CPU, spent.cpu_us / events));
+    sample.push((DAEMON_CPU, spent.cpu_us / spent.told));
     sample.push((LOST_MEANWHILE, spent.lost));
     sample
 }
@@ -249,5 +291,5 @@ fn bpftrace(dir: &Path, pid: u32) -> Result<Program> {
 fn lost_by_bpftrace(program: &Program) -> Result<f64> {
     let said = program.said();
     let lost = said.lines().filter_map(|line| line.strip_prefix("Lost ")?.split(' ').next());
-    Ok(lost.map(str::parse::<f64>).sum::<Result<f64, _>>()?)
+    Ok(lost.map(str::parse::<u32>).sum::<Result<u32, _>>()?.into())
 }
