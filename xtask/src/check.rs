@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 
-use crate::{advisories, process, setup, tidy};
+use crate::{advisories, ebpf, process, setup, tidy};
 
 /// Arguments of `cargo xtask check`.
 #[derive(Debug, clap::Args)]
@@ -20,6 +20,7 @@ pub(crate) struct Options {
 enum Part {
     Formatting,
     Tidy,
+    KernelPrograms,
     Lints,
     Dependencies,
     Advisories,
@@ -30,7 +31,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let all = <Part as clap::ValueEnum>::value_variants();
     let mut failed = Vec::new();
     for part in all.iter().filter(|part| options.parts.is_empty() || options.parts.contains(part)) {
-        let name = format!("{part:?}").to_lowercase();
+        let name = part.name();
         println!("== {name}");
         let started = Instant::now();
         let done = part.check();
@@ -51,10 +52,17 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 }
 
 impl Part {
+    /// As on the command line.
+    fn name(self) -> String {
+        let value = clap::ValueEnum::to_possible_value(&self);
+        value.map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+
     fn check(self) -> Result<()> {
         match self {
             Self::Formatting => cargo(&["fmt", "--all", "--check"]),
             Self::Tidy => tidy::run(),
+            Self::KernelPrograms => ebpf::check(),
             Self::Lints => cargo(&[
                 "clippy",
                 "--workspace",

@@ -21,6 +21,11 @@ pub(crate) struct Options {
 const CLANG: &str = "clang-19";
 const STRIP: &str = "llvm-strip-19";
 
+/// Whether what is committed is what the sources give.
+pub(crate) fn check() -> Result<()> {
+    run(&Options { check: true })
+}
+
 pub(crate) fn run(options: &Options) -> Result<()> {
     setup::prepare(setup::Purpose::Ebpf)?;
     let room = crate::root().join("ebpf");
