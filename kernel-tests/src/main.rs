@@ -1,6 +1,6 @@
 //! Tests that need a kernel which the developer's machine may not have. `cargo xtask kernel-test` boots Debian's kernels
 //! and runs this program in each; on a machine with kernel TLS it runs as it is. One line per test; exit code 0 where all
-//! passed that are for this kernel. Names on the command line, or in `kernel_tests=` on the kernel's, choose tests by parts of their names.
+//! passed that are for this kernel, also where that is none. Names on the command line, or in `kernel_tests=` on the kernel's, choose tests by parts of their names.
 //! As `kernel-tests deed …` it is what a test of the capture has a session do, as `kernel-tests agent …` a node that can die.
 //! As `kernel-tests enforce-deeds` it is a session that does what it is told.
 //!
@@ -97,8 +97,13 @@ fn main() -> ExitCode {
             }
         }
     }
-    println!("kernel-tests: {passed} passed, {failed} failed, {left_out} left out");
-    if failed == 0 && passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let nothing = match (passed + failed, left_out) {
+        (0, 0) => "no test is called so: ",
+        (0, _) => "nothing of this can run here: ",
+        _ => "",
+    };
+    println!("kernel-tests: {nothing}{passed} passed, {failed} failed, {left_out} left out");
+    if failed == 0 && passed + left_out > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Parts of names: our own arguments, or those of the kernel's command line.

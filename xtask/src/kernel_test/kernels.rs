@@ -1,5 +1,6 @@
 //! Debian's kernels below `target/kernels`: found and fetched by apt with lists and settings of its own, so that the
-//! machine's stay as they are; unpacked, never installed. What is there is used: to look for newer ones, delete the folder.
+//! machine's stay as they are; unpacked, never installed. Each is the one that [`super::pinned`] names, by its digest; where
+//! Debian's archive has it no more, the newest of its series, with a word about it: a test must not die of that.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,6 +9,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use super::modules;
+use super::pinned::{self, Pin};
 use crate::process;
 
 /// A kernel that the tests run on.
@@ -43,7 +45,7 @@ impl Wanted {
             Self::V6_1 => "Debian 12's kernel",
             Self::V6_12 => "Debian 13's kernel, as built for Debian 12",
             Self::V6_18 => "of Debian 13's backports, for the capture only",
-            Self::Rekey => "the newest of Debian's that can change keys",
+            Self::Rekey => "of Debian 13's backports, can change keys",
         }
     }
 
@@ -56,7 +58,7 @@ impl Wanted {
     }
 
     /// By a release's leading numbers.
-    fn is(self, release: &str) -> bool {
+    pub(super) fn is(self, release: &str) -> bool {
         match (self, numbers(release).get(..2)) {
             (Self::V6_1, Some(version)) => version == [6, 1],
             (Self::V6_12, Some(version)) => version == [6, 12],
@@ -80,11 +82,28 @@ pub(super) struct Kernel {
     pub(super) modules: PathBuf,
 }
 
-/// The kernel, where it was fetched already.
+impl Kernel {
+    /// Another than the tests are pinned to.
+    pub(super) fn is_stand_in(&self) -> bool {
+        self.release != pinned::of(self.wanted).release
+    }
+}
+
+/// The kernel, where it was fetched already: the one that is pinned, or the one that was taken in its stead.
 pub(super) fn cached(wanted: Wanted) -> Option<Kernel> {
     let folder = home().join(wanted.name());
-    let release = fs::read_to_string(folder.join(STAMP)).ok()?.trim().to_owned();
+    let stamp = fs::read_to_string(folder.join(STAMP)).ok()?;
+    let release = stamped(&stamp, pinned::of(wanted))?.to_owned();
     unpacked(wanted, folder, release).ok()
+}
+
+/// The release of a stamp, where that is good for what is pinned now.
+fn stamped<'s>(stamp: &'s str, pin: &Pin) -> Option<&'s str> {
+    let mut words = stamp.split_whitespace();
+    let (release, version) = (words.next()?, words.next());
+    // A stamp without a version is older than pins are.
+    let is_good = version.map_or(release == pin.release, |version| version == pin.version());
+    is_good.then_some(release)
 }
 
 /// Fetches what is missing of these; says so only where it does something.
@@ -102,6 +121,55 @@ pub(crate) fn fetch(wanted: &[Wanted]) -> Result<()> {
 }
 
 fn fetch_one(apt: &Apt, wanted: Wanted, offered: &[String]) -> Result<()> {
+    let pin = pinned::of(wanted);
+    println!("setup: fetching Linux {} ({})", pin.release, wanted.name());
+    match fetch_pinned(apt, wanted, pin)? {
+        Ok(()) => return Ok(()),
+        Err(gone) => println!(
+            "setup: WARNING: Debian's archive no longer has Linux {} {}, to which the tests on {} are pinned \
+             ({gone:#}): the newest of its series is taken. Pin that in xtask/src/kernel_test/pinned.rs",
+            pin.release,
+            pin.version(),
+            wanted.name()
+        ),
+    }
+    fetch_newest(apt, wanted, offered)
+}
+
+/// `Ok(Err)`: the archive does not have it any more. `Err`: it has it, and with other bytes, or it is no kernel for us.
+fn fetch_pinned(apt: &Apt, wanted: Wanted, pin: &Pin) -> Result<Result<()>> {
+    let folder = emptied(wanted)?;
+    let name = |part: &str, version: &str| format!("{part}{}={version}", pin.release);
+    let names: Vec<_> = pin.packages.iter().map(|p| name(p.part, p.version)).collect();
+    if let Err(gone) = apt.download(&names, &folder) {
+        return Ok(Err(gone));
+    }
+    let mut there: Vec<String> = fs::read_dir(folder.join(PACKAGES))?
+        .map(|entry| digest(&entry?.path()))
+        .collect::<Result<_>>()?;
+    let mut expected: Vec<&str> = pin.packages.iter().map(|package| package.sha256).collect();
+    there.sort();
+    expected.sort_unstable();
+    if there != expected {
+        bail!(
+            "{} from Debian's archive {}, not {} as in xtask/src/kernel_test/pinned.rs",
+            names.join(" and "),
+            there.join(", "),
+            expected.join(", ")
+        );
+    }
+    unpack(wanted, folder, pin.release).map(Ok)
+}
+
+/// SHA-256 of a file, in hexadecimal digits.
+fn digest(file: &Path) -> Result<String> {
+    let said = captured(Command::new("sha256sum").arg("--binary").arg(file))?;
+    // A backslash stands before it where the name has odd characters.
+    let digest = said.split_whitespace().next().context("no digest")?;
+    Ok(digest.trim_start_matches('\\').to_owned())
+}
+
+fn fetch_newest(apt: &Apt, wanted: Wanted, offered: &[String]) -> Result<()> {
     let releases = releases(wanted, offered);
     if releases.is_empty() && wanted == Wanted::Rekey {
         println!(
@@ -113,7 +181,11 @@ fn fetch_one(apt: &Apt, wanted: Wanted, offered: &[String]) -> Result<()> {
     // The newest may be on the list and not, or no longer, in the archive.
     for release in releases.iter().take(RELEASES_TRIED_MAX) {
         println!("setup: fetching Linux {release} ({})", wanted.name());
-        match unpack(apt, wanted, release, &packages(release, offered)) {
+        let fetched = emptied(wanted).and_then(|folder| {
+            apt.download(&packages(release, offered), &folder)?;
+            unpack(wanted, folder, release)
+        });
+        match fetched {
             Ok(()) => return Ok(()),
             Err(error) => reasons.push(format!("{error:#}")),
         }
@@ -122,8 +194,10 @@ fn fetch_one(apt: &Apt, wanted: Wanted, offered: &[String]) -> Result<()> {
 }
 
 const RELEASES_TRIED_MAX: usize = 3;
-/// Written when everything else is: holds the release.
+/// Written when everything else is: holds the release, and the version that was pinned.
 const STAMP: &str = "release";
+/// Where packages are before they are unpacked.
+const PACKAGES: &str = "packages";
 
 fn home() -> PathBuf {
     crate::target_dir().join("kernels")
@@ -156,18 +230,22 @@ fn numbers(text: &str) -> Vec<u64> {
     text.split(|c: char| !c.is_ascii_digit()).filter_map(|digits| digits.parse().ok()).collect()
 }
 
-fn unpack(apt: &Apt, wanted: Wanted, release: &str, packages: &[String]) -> Result<()> {
+/// A kernel's folder, with nothing in it but one for packages.
+fn emptied(wanted: Wanted) -> Result<PathBuf> {
     let folder = home().join(wanted.name());
-    let (downloads, root) = (folder.join("packages"), folder.join("root"));
     if folder.exists() {
         fs::remove_dir_all(&folder)
             .with_context(|| format!("cannot empty {}", folder.display()))?;
     }
+    let downloads = folder.join(PACKAGES);
     fs::create_dir_all(&downloads)
         .with_context(|| format!("cannot make {}", downloads.display()))?;
-    let mut words = vec!["download", "-qq"];
-    words.extend(packages.iter().map(String::as_str));
-    captured(apt.command("apt-get", &words).current_dir(&downloads))?;
+    Ok(folder)
+}
+
+/// Unpacks the packages in a kernel's folder.
+fn unpack(wanted: Wanted, folder: PathBuf, release: &str) -> Result<()> {
+    let (downloads, root) = (folder.join(PACKAGES), folder.join("root"));
     for entry in fs::read_dir(&downloads)? {
         captured(Command::new("dpkg-deb").arg("--extract").arg(entry?.path()).arg(&root))?;
     }
@@ -175,7 +253,8 @@ fn unpack(apt: &Apt, wanted: Wanted, release: &str, packages: &[String]) -> Resu
     let kernel = unpacked(wanted, folder, release.to_owned())?;
     modules::prepare(&kernel)?;
     let stamp = kernel.folder.join(STAMP);
-    fs::write(&stamp, release).with_context(|| format!("cannot write {}", stamp.display()))
+    fs::write(&stamp, format!("{release} {}\n", pinned::of(wanted).version()))
+        .with_context(|| format!("cannot write {}", stamp.display()))
 }
 
 /// Debian moved both from `/` to `/usr` with 7.0.
@@ -201,7 +280,7 @@ struct Apt {
     configuration: PathBuf,
 }
 
-/// Where the kernels are: 6.1 and 6.12 with Debian 12's updates, the newest in backports or unstable.
+/// Where the kernels are: 6.1 and 6.12 with Debian 12's updates, the newer in backports or unstable.
 const SOURCES: &[(&str, &str)] = &[
     ("debian", "bookworm"),
     ("debian-security", "bookworm-security"),
@@ -257,6 +336,13 @@ impl Apt {
         captured(&mut self.command(program, arguments))
     }
 
+    /// Fetches packages into a kernel's folder.
+    fn download(&self, packages: &[String], folder: &Path) -> Result<()> {
+        let mut words = vec!["download", "-qq"];
+        words.extend(packages.iter().map(String::as_str));
+        captured(self.command("apt-get", &words).current_dir(folder.join(PACKAGES))).map(drop)
+    }
+
     /// Names of the packages that may hold a kernel.
     fn offered(&self) -> Result<Vec<String>> {
         const NAMES: &str = "^linux-(image|binary|modules)-[0-9].*-cloud-amd64$";
@@ -308,6 +394,22 @@ mod tests {
             Wanted::Rekey,
             &["7.3.4+deb13-cloud-amd64", "6.19.6+deb13-cloud-amd64", "6.18.15+deb13-cloud-amd64"],
         );
+    }
+
+    #[test]
+    fn what_was_fetched_for_another_pin_is_fetched_again() {
+        let pin = Pin {
+            release: "6.1.0-9",
+            packages: &[pinned::Package { part: "linux-image-", version: "6.1.9-1", sha256: "" }],
+        };
+        let check = |stamp: &str, expect: Option<&str>| assert_eq!(stamped(stamp, &pin), expect);
+        check("6.1.0-9", Some("6.1.0-9"));
+        check("6.1.0-8", None);
+        check("6.1.0-9 6.1.9-1\n", Some("6.1.0-9"));
+        // In its stead, since the archive had it no more.
+        check("6.1.0-11 6.1.9-1\n", Some("6.1.0-11"));
+        check("6.1.0-9 6.1.8-1\n", None);
+        check("", None);
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! `cargo xtask kernel-test`: boots Debian's kernels in qemu and runs the `kernel-tests` program in each. Emulated (TCG),
 //! so that it works on every machine and says nothing about speed. What is tested is in `kernel-tests/`.
 //!
-//! - [`kernels`]: which kernels, and getting them from Debian's archive
+//! - [`kernels`]: getting kernels from Debian's archive
+//! - [`pinned`]: which ones exactly
 //! - [`modules`]: what of their modules the tests need
 //! - [`initramfs`]: the guest's files
 //! - [`guest`]: one boot, and its verdict
@@ -12,6 +13,7 @@ mod guest;
 mod initramfs;
 mod kernels;
 mod modules;
+mod pinned;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -115,6 +117,14 @@ impl Place {
             Self::Here => NATIVE,
         }
     }
+
+    /// Whether it is the same wherever the tests run.
+    fn is_pinned(&self) -> bool {
+        match self {
+            Self::Guest(kernel) => !kernel.is_stand_in(),
+            Self::Here => false,
+        }
+    }
 }
 
 fn test(place: &Place, program: &Path, options: &Options, coverage: &mut Coverage) -> Result<()> {
@@ -123,9 +133,13 @@ fn test(place: &Place, program: &Path, options: &Options, coverage: &mut Coverag
         Place::Guest(kernel) => test_in_guest(kernel, program, options),
         Place::Here => test_here(program, options),
     }?;
-    coverage.take(place.name(), &report.data)?;
+    coverage.take(place.name(), place.is_pinned(), &report.data)?;
     let (name, summary) = (place.name(), report.summary);
     println!("-- {name}: {summary} in {:.0} s", started.elapsed().as_secs_f32());
+    // All tests of a kernel cannot be none.
+    if options.only.is_empty() && summary.starts_with("nothing") {
+        bail!("no test ran");
+    }
     if let Some(summary) = coverage.summary(name) {
         println!("-- {name}: {summary}");
     }
@@ -142,6 +156,9 @@ fn test_in_guest(kernel: &Kernel, program: &Path, options: &Options) -> Result<R
     };
     let mut command = guest::command(kernel, &files, &only, options.events.then_some(EVENTS));
     println!("-- {}: Linux {}", kernel.wanted.name(), kernel.release);
+    if kernel.is_stand_in() {
+        println!("-- {}: not the one that is pinned", kernel.wanted.name());
+    }
     if options.keep {
         println!("$ {}", process::line(&command));
     }

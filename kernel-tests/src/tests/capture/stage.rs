@@ -29,7 +29,7 @@ const SYSTEM_FOLDERS: &[&str] = &["/etc", "/run", "/root", "/var/spool"];
 const STAGE: &str = "/mnt";
 
 /// Whether the machine is there for these tests only; said by its init.
-pub(super) fn is_guest() -> bool {
+pub(crate) fn is_guest() -> bool {
     std::env::var_os("KERNEL_TESTS_GUEST").is_some()
 }
 
