@@ -37,6 +37,8 @@ pub enum SpoolError {
     },
     #[error("the audit spool holds {bytes} bytes, its limit, because auth does not take them")]
     Full { bytes: u64 },
+    #[error("an audit event of {bytes} bytes, more than {max}", max = disk::EVENT_BYTES_MAX)]
+    TooLong { bytes: usize },
     #[error("the audit spool has stopped")]
     Stopped,
 }
@@ -58,10 +60,14 @@ struct Shared {
     writer: Option<JoinHandle<()>>,
 }
 
+/// Events as they will stand on the disk: to be written as often as it takes, they stay the same events.
+#[derive(Debug, Clone)]
+pub struct Batch(Arc<[Vec<u8>]>);
+
 /// What the writer is asked to do. It answers each, unless it has died.
 enum Job {
     Write {
-        json: Vec<u8>,
+        batch: Batch,
         done: oneshot::Sender<Result<(), SpoolError>>,
     },
     /// The events behind the last that was read, as many as one request to auth may carry.
@@ -108,19 +114,35 @@ impl Spool {
     /// # Errors
     /// See [`SpoolError`].
     pub async fn record(&self, body: impl Into<Body>, ei: u64) -> Result<Event, SpoolError> {
-        let event = Event::new(
-            body.into(),
-            ei,
-            time::OffsetDateTime::now_utc(),
-            crate::random16(),
-            self.shared.cluster.clone(),
-        );
-        let json = serde_json::to_vec(&event).map_err(|source| SpoolError::File {
-            path: PathBuf::from("an event"),
-            source: io::Error::other(source),
-        })?;
-        self.ask(|done| Job::Write { json, done }).await?;
+        let event = self.event(body.into(), ei);
+        let batch = Batch(Arc::new([json(&event)?]));
+        self.write(&batch).await?;
         Ok(event)
+    }
+
+    /// Makes events of bodies with their `ei`, to be written together.
+    ///
+    /// # Errors
+    /// See [`SpoolError`].
+    pub fn batch(
+        &self,
+        bodies: impl IntoIterator<Item = (Body, u64)>,
+    ) -> Result<Batch, SpoolError> {
+        let lines = bodies.into_iter().map(|(body, ei)| json(&self.event(body, ei)));
+        Ok(Batch(lines.collect::<Result<_, _>>()?))
+    }
+
+    /// Writes and syncs all of a batch or nothing; returns once it survives a power cut.
+    ///
+    /// # Errors
+    /// See [`SpoolError`]. The batch may be tried again.
+    pub async fn write(&self, batch: &Batch) -> Result<(), SpoolError> {
+        self.ask(|done| Job::Write { batch: batch.clone(), done }).await
+    }
+
+    fn event(&self, body: Body, ei: u64) -> Event {
+        let (now, uid) = (time::OffsetDateTime::now_utc(), crate::random16());
+        Event::new(body, ei, now, uid, self.shared.cluster.clone())
     }
 
     /// Sends to auth until `shutdown` stops, with back-off. At [`Shutdown::drain`] it goes on; run it once.
@@ -172,7 +194,7 @@ impl Writer {
         let mut next = None;
         while let Some(job) = next.take().or_else(|| self.queue.blocking_recv()) {
             match job {
-                Job::Write { json, done } => next = self.write_group(json, done),
+                Job::Write { batch, done } => next = self.write_group(&batch, done),
                 Job::Read { done } => answer(done, self.disk.read()),
                 Job::Meet { highest, done } => answer(done, self.disk.meet(highest)),
                 Job::Acknowledge { sequence, done } => {
@@ -192,15 +214,15 @@ impl Writer {
     /// One write and one sync for all that is queued. Gives back the job that ended the group.
     fn write_group(
         &mut self,
-        json: Vec<u8>,
+        batch: &Batch,
         done: oneshot::Sender<Result<(), SpoolError>>,
     ) -> Option<Job> {
         let mut waiting = Vec::new();
         let mut ended_by = None;
-        self.add(json, done, &mut waiting);
-        while waiting.len() < GROUP_EVENTS_MAX && self.disk.staged_bytes() < GROUP_BYTES_MAX {
+        self.add(batch, done, &mut waiting);
+        while waiting.len() < GROUP_JOBS_MAX && self.disk.staged_bytes() < GROUP_BYTES_MAX {
             match self.queue.try_recv() {
-                Ok(Job::Write { json, done }) => self.add(json, done, &mut waiting),
+                Ok(Job::Write { batch, done }) => self.add(&batch, done, &mut waiting),
                 Ok(other) => {
                     ended_by = Some(other);
                     break;
@@ -220,11 +242,11 @@ impl Writer {
 
     fn add(
         &mut self,
-        json: Vec<u8>,
+        batch: &Batch,
         done: oneshot::Sender<Result<(), SpoolError>>,
         waiting: &mut Vec<oneshot::Sender<Result<(), SpoolError>>>,
     ) {
-        match self.disk.stage(&json) {
+        match self.disk.stage(&batch.0) {
             Ok(()) => waiting.push(done),
             Err(error) => answer(done, Err(error)),
         }
@@ -240,6 +262,7 @@ impl SpoolError {
                 source: io::Error::new(source.kind(), source.to_string()),
             },
             Self::Full { bytes } => Self::Full { bytes: *bytes },
+            Self::TooLong { bytes } => Self::TooLong { bytes: *bytes },
             Self::Stopped => Self::Stopped,
         }
     }
@@ -248,6 +271,13 @@ impl SpoolError {
 /// Who asked may have gone; what was asked is done all the same.
 fn answer<R>(done: oneshot::Sender<Result<R, SpoolError>>, outcome: Result<R, SpoolError>) {
     done.send(outcome).ok();
+}
+
+fn json(event: &Event) -> Result<Vec<u8>, SpoolError> {
+    serde_json::to_vec(event).map_err(|source| SpoolError::File {
+        path: PathBuf::from("an event"),
+        source: io::Error::other(source),
+    })
 }
 
 /// Brings events to auth.
@@ -356,10 +386,10 @@ fn send_backoff() -> Backoff {
 }
 
 /// Jobs that wait for the writer. More than one group, so that it never starves; whoever comes later waits in line.
-const QUEUE_MAX: usize = 2 * GROUP_EVENTS_MAX;
-/// Events per sync: at a few hundred the sync's own cost has vanished.
-const GROUP_EVENTS_MAX: usize = 256;
-/// Staged in memory before a sync, plus one event.
+const QUEUE_MAX: usize = 2 * GROUP_JOBS_MAX;
+/// Batches per sync: at a few hundred events the sync's own cost has vanished.
+const GROUP_JOBS_MAX: usize = 256;
+/// Staged in memory before a sync, plus one batch.
 const GROUP_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// One batch, connecting included.
 const CALL_WITHIN: Duration = Duration::from_secs(30);

@@ -68,15 +68,12 @@ impl Session {
     /// The sink cannot take it in time. Before access is given the caller must refuse.
     pub(crate) async fn record(&self, body: impl Into<Body>) -> Result<(), SpoolError> {
         let ei = self.next_ei.fetch_add(1, Ordering::Relaxed);
-        self.record_as(body.into(), ei).await
-    }
-
-    async fn record_as(&self, body: Body, ei: u64) -> Result<(), SpoolError> {
-        match tokio::time::timeout(RECORD_WAIT_MAX, self.audit.record(body, ei)).await {
+        match tokio::time::timeout(RECORD_WAIT_MAX, self.audit.record(body.into(), ei)).await {
             Ok(result) => result,
             Err(_) => Err(SpoolError::Stopped),
         }
     }
+
     /// As [`Self::record`], for what has happened already: a failure is logged, and ends strict sessions by its answer.
     pub(crate) async fn record_outcome(&self, body: impl Into<Body>) -> Result<(), SpoolError> {
         let body = body.into();
@@ -94,16 +91,28 @@ impl capture::Sink for Session {
         self.facts()
     }
 
-    fn record(&self, body: Body) -> BoxFuture<'_, ()> {
-        // Now, and not when it is waited for: in the order of the calls.
-        let ei = self.next_ei.fetch_add(1, Ordering::Relaxed);
-        Box::pin(async move {
-            let name = body.name();
-            if let Err(error) = self.record_as(body, ei).await {
-                tracing::error!(session = %self.id(), event = name, %error, "an audit event was lost");
-            }
-        })
+    fn record(&self, bodies: Vec<Body>) -> BoxFuture<'_, bool> {
+        record_all(&self.facts.sid, self.audit.as_ref(), &self.next_ei, bodies)
     }
+}
+
+/// Numbers are given now, and not when it is waited for: in the order of the calls.
+fn record_all<'a>(
+    sid: &'a SessionId,
+    audit: &'a dyn Audit,
+    next_ei: &AtomicU64,
+    bodies: Vec<Body>,
+) -> BoxFuture<'a, bool> {
+    let count = bodies.len();
+    let first = next_ei.fetch_add(u64::try_from(count).unwrap_or_default(), Ordering::Relaxed);
+    let recorded = audit.record_all(bodies.into_iter().zip(first..).collect());
+    Box::pin(async move {
+        let result = recorded.await;
+        if let Err(error) = &result {
+            tracing::error!(session = %sid, count, %error, "audit events were lost");
+        }
+        result.is_ok()
+    })
 }
 
 /// A session that goes on although its connection ended with a node before us: its processes live.
@@ -127,14 +136,8 @@ impl capture::Sink for Restored {
         self.facts.clone()
     }
 
-    fn record(&self, body: Body) -> BoxFuture<'_, ()> {
-        let ei = self.next_ei.fetch_add(1, Ordering::Relaxed);
-        Box::pin(async move {
-            let name = body.name();
-            if let Err(error) = self.audit.record(body, ei).await {
-                tracing::error!(session = %self.facts.sid, event = name, %error, "an audit event was lost");
-            }
-        })
+    fn record(&self, bodies: Vec<Body>) -> BoxFuture<'_, bool> {
+        record_all(&self.facts.sid, self.audit.as_ref(), &self.next_ei, bodies)
     }
 }
 

@@ -126,23 +126,25 @@ impl Disk {
         self.cursor.acknowledged
     }
 
-    /// Takes an event into the next commit.
-    pub(super) fn stage(&mut self, json: &[u8]) -> Result<(), SpoolError> {
-        let bytes = self.bytes();
-        if json.len() > EVENT_BYTES_MAX {
-            let text = format!("an event of {} bytes, more than {EVENT_BYTES_MAX}", json.len());
-            return Err(failed(&self.dir, io::Error::new(io::ErrorKind::InvalidInput, text)));
+    /// Takes events into the next commit, all of them or none.
+    pub(super) fn stage(&mut self, lines: &[Vec<u8>]) -> Result<(), SpoolError> {
+        if let Some(long) = lines.iter().find(|json| json.len() > EVENT_BYTES_MAX) {
+            return Err(SpoolError::TooLong { bytes: long.len() });
         }
-        let length =
-            u64::try_from(self.staged.len().saturating_add(json.len())).unwrap_or(u64::MAX);
+        let bytes = self.bytes();
+        let more: usize = lines.iter().map(Vec::len).sum();
+        let length = u64::try_from(self.staged.len().saturating_add(more)).unwrap_or(u64::MAX);
         if bytes.saturating_add(length) > self.limits.total_bytes {
             return Err(SpoolError::Full { bytes });
         }
-        let sequence = self.written.saturating_add(self.staged_events).saturating_add(1);
-        self.staged.extend_from_slice(format!("{{\"seq\":{sequence},\"event\":").as_bytes());
-        self.staged.extend_from_slice(json);
-        self.staged.extend_from_slice(b"}\n");
-        self.staged_events = self.staged_events.saturating_add(1);
+        for json in lines {
+            self.staged_events = self.staged_events.saturating_add(1);
+            let sequence = self.written.saturating_add(self.staged_events);
+            // Into memory, which does not fail.
+            write!(self.staged, "{{\"seq\":{sequence},\"event\":").ok();
+            self.staged.extend_from_slice(json);
+            self.staged.extend_from_slice(b"}\n");
+        }
         Ok(())
     }
 
@@ -488,7 +490,7 @@ const SEGMENT_BYTES_MAX: u64 = 8 * 1024 * 1024;
 const BATCH_EVENTS_MAX: usize = 500;
 const BATCH_BYTES_MAX: usize = 1024 * 1024;
 /// Longest event; the fields have tighter bounds of their own. A batch of one still fits a message to auth.
-const EVENT_BYTES_MAX: usize = 256 * 1024;
+pub(super) const EVENT_BYTES_MAX: usize = 256 * 1024;
 /// Acknowledged events that a crash may have us send again.
 const CURSOR_EVERY: u64 = 1000;
 const CURSOR: &str = "cursor.json";

@@ -395,7 +395,7 @@ async fn an_event_beyond_all_measure_is_refused() {
     let spool = open(dir.path());
     let mut long = body(1);
     long.url = "x".repeat(300_000);
-    assert!(matches!(spool.record(long, 0).await, Err(SpoolError::File { .. })));
+    assert!(matches!(spool.record(long, 0).await, Err(SpoolError::TooLong { .. })));
     spool.record(body(1), 0).await.unwrap();
     assert_eq!(on_disk(dir.path()), [(1, 1)]);
 }

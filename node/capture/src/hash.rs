@@ -7,7 +7,7 @@ use std::io::Read as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
-use proto::event::SessionCommand;
+use proto::event::Body as Event;
 use sha2::{Digest as _, Sha256};
 use tokio::task::spawn_blocking;
 
@@ -16,12 +16,29 @@ type Version = (u64, u64, u64, i64, i64, i64, i64);
 
 static KNOWN: LazyLock<Mutex<HashMap<Version, Arc<str>>>> = LazyLock::new(Mutex::default);
 
-/// Fills in the program's hash; leaves it empty where the file is gone, is another one, or is too long.
-pub(crate) async fn fill(command: &mut SessionCommand) {
-    let Some(ino) = inode(&command.file) else { return };
-    let (pid, path) = (command.pid, command.path.clone());
-    let hash = spawn_blocking(move || of_program(pid, &path, ino)).await;
-    command.sha256 = hash.ok().flatten().map(|hash| hash.to_string()).unwrap_or_default();
+/// Fills in the hashes of programs; leaves those empty whose file is gone, is another one, or is too long.
+pub(crate) async fn fill(events: &mut [Event]) {
+    let mut asked = Vec::new();
+    for (at, event) in events.iter().enumerate() {
+        if let Event::SessionCommand(command) = event
+            && command.return_code == 0
+            && let Some(ino) = inode(&command.file)
+        {
+            asked.push((at, command.pid, command.path.clone(), ino));
+        }
+    }
+    if asked.is_empty() {
+        return;
+    }
+    let hashes = spawn_blocking(move || {
+        let of_one = |(at, pid, path, ino): (_, _, String, _)| (at, of_program(pid, &path, ino));
+        asked.into_iter().map(of_one).collect::<Vec<_>>()
+    });
+    for (at, hash) in hashes.await.unwrap_or_default() {
+        if let (Some(Event::SessionCommand(command)), Some(hash)) = (events.get_mut(at), hash) {
+            command.sha256 = hash.to_string();
+        }
+    }
 }
 
 /// From `major:minor:inode:links`.

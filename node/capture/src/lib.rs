@@ -53,8 +53,9 @@ pub use self::pins::Home;
 pub trait Sink: Send + Sync + Debug {
     /// The fields that every event of the session has.
     fn facts(&self) -> event::Session;
-    /// Makes an event durable, after those that it was called for before. A failure is the sink's to tell of.
-    fn record(&self, body: event::Body) -> BoxFuture<'_, ()>;
+    /// Makes events durable, after those that it was called for before: whether it could. It is as patient as it can be,
+    /// since what it does not take is told as lost.
+    fn record(&self, bodies: Vec<event::Body>) -> BoxFuture<'_, bool>;
 }
 
 /// Makes a sink for a session that was begun under a node before.

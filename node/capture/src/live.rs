@@ -20,8 +20,8 @@ use crate::pins;
 use crate::pins::{Home, Kept, Pins};
 use crate::record::{Body, Record};
 use crate::rules::enforcer::{self, Enforcer};
-use crate::translate::{Context, Translator};
-use crate::writer::{self, Done, Item};
+use crate::translate::Translator;
+use crate::writer::{self, Item, Records};
 use crate::{Restore, Sink, Tier, Totals, Wanted, reader};
 
 /// See the module.
@@ -57,7 +57,6 @@ struct Sessions {
 /// A session that is watched.
 #[derive(Debug)]
 struct Watched {
-    translator: Translator,
     /// The fields that all its events have.
     facts: event::Session,
     items: mpsc::UnboundedSender<Vec<Item>>,
@@ -83,6 +82,18 @@ impl Watched {
         if !self.pending.is_empty() {
             // Fails only when the runtime stops.
             self.items.send(std::mem::take(&mut self.pending)).ok();
+        }
+    }
+
+    /// Where the next record goes.
+    fn records(&mut self) -> &mut Records {
+        let is_open = matches!(self.pending.last(), Some(Item::Records(last)) if !last.is_full());
+        if !is_open {
+            self.pending.push(Item::Records(Records::default()));
+        }
+        match self.pending.last_mut() {
+            Some(Item::Records(last)) => last,
+            Some(Item::Event(_) | Item::Settled(_)) | None => unreachable!("pushed just now"),
         }
     }
 
@@ -220,11 +231,11 @@ impl Live {
         let (items, received) = mpsc::unbounded_channel();
         let (weak, facts) = (Arc::downgrade(self), sink.facts());
         let base = self.maps.credit_of(number);
-        self.runtime.spawn(writer::write(weak, number, sink, received, base));
-        let translator = Translator::new(classes);
+        let to = (sink, Translator::new(classes));
+        self.runtime.spawn(writer::write(weak, number, to, received, base));
         let (is_over, told, before) = (false, Counts::default(), None);
         let pending = Vec::new();
-        Watched { facts, translator, items, pending, leader: None, settled, is_over, told, before }
+        Watched { facts, items, pending, leader: None, settled, is_over, told, before }
     }
 
     /// For a node after us.
@@ -340,7 +351,7 @@ impl Live {
         let mut ended = Vec::new();
         for bytes in records {
             match Record::read(bytes) {
-                Ok(record) => ended.extend(sessions.take(&self.maps.rules, record, bytes.len())),
+                Ok(record) => ended.extend(sessions.take(&self.maps.rules, &record, bytes)),
                 Err(error) => tracing::error!(%error, "a record of the kernel cannot be read"),
             }
         }
@@ -477,13 +488,13 @@ impl Sessions {
     fn take(
         &mut self,
         rules: &Enforcer,
-        record: Record<'_>,
-        length: usize,
+        record: &Record<'_>,
+        bytes: &[u8],
     ) -> Option<(u64, Ended)> {
         let header = record.header;
         let number = header.session;
         let other = if let Body::Trace { trace, .. } = &record.body {
-            self.sid(trace.other_session)
+            Some(self.sid(trace.other_session))
         } else {
             None
         };
@@ -511,17 +522,17 @@ impl Sessions {
             self.over.retain(|over| *over != number);
         }
         watched.compare(class, header.sequence);
-        let context = Context {
-            session: &watched.facts,
-            session_of: &|_| other.clone(),
-            rule: &|policy, rule| rules.name(policy, rule),
-        };
-        let events = watched.translator.translate(&context, record);
-        let done = Done { class, bytes: length, sequence: header.sequence };
         if watched.pending.is_empty() {
             self.pending.push(number);
         }
-        watched.pending.push(Item::Record { events, done });
+        let records = watched.records();
+        records.push(bytes);
+        if let Some(other) = other {
+            records.about_two(other);
+        }
+        if let Body::Denial { denial, .. } = &record.body {
+            records.about_rule(rules.name(denial.policy, denial.rule));
+        }
         ended.map(|ended| (number, ended))
     }
 
@@ -531,7 +542,7 @@ impl Sessions {
 }
 
 /// In which ring records of a kind come.
-fn class_of(record_kind: u16) -> usize {
+pub(crate) fn class_of(record_kind: u16) -> usize {
     match record_kind {
         kind::FILE => class::FILE,
         kind::NET => class::NET,

@@ -43,12 +43,12 @@ pub(crate) fn losses(
 pub(crate) const CLASS_NAMES: [&str; 3] = ["control", "file", "network"];
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use ebpf_abi::Tally;
 
     use super::*;
 
-    fn facts() -> event::Session {
+    pub(crate) fn facts() -> event::Session {
         let json = r#"{"sid":"01010101-0101-4101-8101-010101010101","namespace":"default","user":"alice",
             "login":"root","server_id":"02020202-0202-4202-8202-020202020202","server_hostname":"db-1",
             "server_version":"0.1.0","addr.remote":"192.0.2.7:50022","proto":"ssh"}"#;

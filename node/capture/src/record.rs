@@ -40,6 +40,13 @@ pub(crate) enum RecordError {
 }
 
 impl<'a> Record<'a> {
+    /// The first of records that were read before, and what stands behind it.
+    pub(crate) fn read_first(bytes: &'a [u8]) -> Option<(Self, &'a [u8])> {
+        let (header, _) = Header::read_from_prefix(bytes).ok()?;
+        let (first, rest) = bytes.split_at_checked(usize::try_from(header.len).ok()?)?;
+        Some((Self::read(first).ok()?, rest))
+    }
+
     /// # Errors
     /// See [`RecordError`].
     pub(crate) fn read(bytes: &'a [u8]) -> Result<Self, RecordError> {

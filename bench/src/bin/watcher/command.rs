@@ -14,7 +14,7 @@ pub(crate) async fn measure(place: Place, words: &[String]) -> Result<Figures> {
     let (program, rest) = words.split_first().context("which command?")?;
     let mut command = Command::new(program);
     command.args(rest);
-    let mut session = if place == Place::Inside { Some(Watched::begin()?) } else { None };
+    let mut session = if place == Place::Inside { Some(Watched::begin(None)?) } else { None };
     let _beside = if place == Place::Outside { Some(load()?) } else { None };
     let (ours, theirs) = (cpu_ns()?, children_cpu()?);
     let mut child = match &mut session {

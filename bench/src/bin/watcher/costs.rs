@@ -142,7 +142,7 @@ pub(crate) async fn measure(arguments: &Arguments, batches: u32) -> Result<Figur
     command.arg("serve").arg("--secret").arg(arguments.dir.join("secret")).arg("--plain");
     command.arg(arguments.dir.join("plain")).args(["--port", &port.to_string()]);
     command.stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut watched = Watched::begin()?;
+    let mut watched = Watched::begin(None)?;
     let programs = Programs::ours()?;
 
     let mut outside = Deeds::start(command.spawn()?)?;

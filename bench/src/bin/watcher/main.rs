@@ -52,6 +52,9 @@ enum What {
         seconds: u32,
         #[arg(long, default_value_t = 1)]
         threads: u32,
+        /// Where events are made durable before they count as told; without, they are only counted.
+        #[arg(long)]
+        spool: Option<PathBuf>,
     },
     /// Runs a command, and says what CPU it took.
     Run {
@@ -95,8 +98,8 @@ fn main() -> ExitCode {
 async fn run(arguments: &Arguments) -> Result<Figures> {
     match &arguments.what {
         What::Costs { batches } => costs::measure(arguments, *batches).await,
-        What::Rate { per_second, seconds, threads } => {
-            rate::measure(arguments, *per_second, *seconds, *threads).await
+        What::Rate { per_second, seconds, threads, spool } => {
+            rate::measure(arguments, *per_second, *seconds, *threads, spool.as_deref()).await
         }
         What::Run { place, command } => command::measure(*place, command).await,
     }

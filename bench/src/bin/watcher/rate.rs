@@ -1,10 +1,12 @@
 //! So many events per second: how many are told, how many lost, what it takes.
 
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use net::spool::Spool;
 
 use crate::session::Watched;
 use crate::usage::{cpu_ns, memory_kib};
@@ -15,8 +17,10 @@ pub(crate) async fn measure(
     per_second: u32,
     seconds: u32,
     threads: u32,
+    spool: Option<&Path>,
 ) -> Result<Figures> {
-    let mut watched = Watched::begin()?;
+    let spool = spool.map(|dir| Spool::open(dir.to_owned(), "bench".parse()?).context("the spool"));
+    let mut watched = Watched::begin(spool.transpose()?)?;
     let mut deeds = Command::new(&arguments.deeds);
     deeds.arg("rate").arg("--secret").arg(arguments.dir.join("secret")).stdout(Stdio::piped());
     deeds.args(["--per-second", &per_second.to_string(), "--seconds", &seconds.to_string()]);
@@ -32,6 +36,8 @@ pub(crate) async fn measure(
     let cpu = cpu_ns()? - before;
     let output = child.wait_with_output()?;
     ensure!(output.status.success(), "deeds: {}", output.status);
+    let failed = watched.counted.failed.load(Ordering::Relaxed);
+    ensure!(failed == 0, "{failed} events are not durable");
     let said = String::from_utf8(output.stdout)?;
     let (produced, took) = said.trim().split_once(' ').context("how many, and how long")?;
     let (produced, took): (f64, f64) = (produced.parse()?, took.parse()?);

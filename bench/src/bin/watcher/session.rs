@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use capture::{Capture, Sink, Wanted, Watch};
 use futures::future::BoxFuture;
+use net::spool::Spool;
 use proto::event::{self, Body};
 
 /// What was told.
@@ -22,12 +23,18 @@ pub(crate) struct Counted {
     pub(crate) lost: AtomicU64,
     /// The last task has ended, and all of it was told.
     over: AtomicU64,
+    /// Where events go that are to be durable.
+    spool: Option<Spool>,
+    next_ei: AtomicU64,
+    /// Events that could not be made so.
+    pub(crate) failed: AtomicU64,
 }
 
 impl Counted {
-    fn new() -> Result<Arc<Self>> {
-        let (told, opened, lost, over) = Default::default();
-        Ok(Arc::new(Self { facts: serde_json::from_str(FACTS)?, told, opened, lost, over }))
+    fn new(spool: Option<Spool>) -> Result<Arc<Self>> {
+        let (told, opened, lost, over, next_ei, failed) = Default::default();
+        let facts = serde_json::from_str(FACTS)?;
+        Ok(Arc::new(Self { facts, told, opened, lost, over, spool, next_ei, failed }))
     }
 
     /// Waits until nothing of the session can come any more.
@@ -46,19 +53,38 @@ impl Sink for Counted {
         self.facts.clone()
     }
 
-    fn record(&self, body: Body) -> BoxFuture<'_, ()> {
+    fn record(&self, bodies: Vec<Body>) -> BoxFuture<'_, bool> {
+        bodies.iter().for_each(|body| self.count(body));
+        let Some(spool) = &self.spool else { return Box::pin(std::future::ready(true)) };
+        let count = u64::try_from(bodies.len()).unwrap_or_default();
+        let first = self.next_ei.fetch_add(count, Ordering::Relaxed);
+        Box::pin(async move {
+            let written = match spool.batch(bodies.into_iter().zip(first..)) {
+                Ok(batch) => spool.write(&batch).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = &written {
+                eprintln!("ERROR: events are not durable: {error}");
+                self.failed.fetch_add(count, Ordering::Relaxed);
+            }
+            written.is_ok()
+        })
+    }
+}
+
+impl Counted {
+    fn count(&self, body: &Body) {
         self.told.fetch_add(1, Ordering::Relaxed);
-        if let Body::SessionDisk(disk) = &body
+        if let Body::SessionDisk(disk) = body
             && disk.op == "open"
             && disk.path.ends_with("/secret")
         {
             self.opened.fetch_add(1, Ordering::Relaxed);
-        } else if let Body::SessionLoss(loss) = &body {
+        } else if let Body::SessionLoss(loss) = body {
             self.lost.fetch_add(loss.count, Ordering::Relaxed);
-        } else if let Body::SessionCapture(_) = &body {
+        } else if let Body::SessionCapture(_) = body {
             self.over.store(1, Ordering::Release);
         }
-        Box::pin(std::future::ready(()))
     }
 }
 
@@ -71,9 +97,9 @@ pub(crate) struct Watched {
 }
 
 impl Watched {
-    pub(crate) fn begin() -> Result<Self> {
+    pub(crate) fn begin(spool: Option<Spool>) -> Result<Self> {
         let capture = load()?;
-        let counted = Counted::new()?;
+        let counted = Counted::new(spool)?;
         let sink: Arc<dyn Sink> = Arc::clone(&counted) as Arc<dyn Sink>;
         let rules = serde_json::from_str("{}")?;
         let wanted = Wanted { command: true, disk: true, network: true, strict: false, rules };
@@ -90,7 +116,7 @@ impl Watched {
 /// Loads the programs.
 pub(crate) fn load() -> Result<Capture> {
     // Nothing outlives us, so that nothing is restored.
-    let counted = Counted::new()?;
+    let counted = Counted::new(None)?;
     let capture = Capture::start(None, &move |_| Arc::clone(&counted) as Arc<dyn Sink>);
     if let Some(error) = capture.failure() {
         bail!("nothing is captured: {error}");

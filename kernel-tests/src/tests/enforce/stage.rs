@@ -42,12 +42,13 @@ impl Sink for Told {
         }
     }
 
-    fn record(&self, body: event::Body) -> BoxFuture<'_, ()> {
-        Box::pin(async move {
-            if let event::Body::SessionDenied(denied) = body {
-                self.0.lock().unwrap_or_else(PoisonError::into_inner).push(denied);
-            }
-        })
+    fn record(&self, bodies: Vec<event::Body>) -> BoxFuture<'_, bool> {
+        let denied = bodies.into_iter().filter_map(|body| match body {
+            event::Body::SessionDenied(denied) => Some(denied),
+            _ => None,
+        });
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(denied);
+        Box::pin(std::future::ready(true))
     }
 }
 

@@ -36,8 +36,8 @@ type Process = (u32, u64);
 pub(crate) struct Translator {
     /// Which classes of events are wanted, as bits: programs have to be known for all.
     classes: u32,
-    /// What runs in each process.
-    programs: HashMap<Process, Arc<str>>,
+    /// What runs in each process, by its number: when it was started, and the program.
+    programs: HashMap<u32, (u64, Arc<str>)>,
     /// Programs whose arguments have not all come.
     unfinished: HashMap<Process, Command>,
 }
@@ -89,7 +89,7 @@ impl Translator {
             Body::Exit { status } => {
                 events.extend(self.finish(context, process));
                 let program = self.program(&header);
-                self.programs.remove(&process);
+                self.programs.remove(&header.tgid);
                 events.push(exit(context.session.clone(), &header, program, status));
             }
             Body::Fork => self.forked(process, &header),
@@ -130,7 +130,7 @@ impl Translator {
         // What was left of the program before is all that there will be.
         let mut events = Vec::from_iter(self.finish(context, process));
         if command.exec.result == 0 {
-            self.runs(process, &text(&command.path));
+            self.runs(process, base_name(&text(&command.path)).into());
         }
         if command.is_whole() || self.unfinished.len() >= UNFINISHED_MAX {
             events.push(command.event(context.session.clone()));
@@ -145,27 +145,24 @@ impl Translator {
         Some(command.event(context.session.clone()))
     }
 
-    fn runs(&mut self, process: Process, path: &str) {
-        if self.programs.len() < PROGRAMS_MAX || self.programs.contains_key(&process) {
-            self.programs.insert(process, base_name(path).into());
+    fn runs(&mut self, (tgid, since): Process, program: Arc<str>) {
+        if self.programs.len() < PROGRAMS_MAX || self.programs.contains_key(&tgid) {
+            self.programs.insert(tgid, (since, program));
         }
     }
 
     /// The child runs what its parent ran, of which only the number is known here.
     fn forked(&mut self, child: Process, header: &Header) {
-        let parent = self.programs.iter().find(|((tgid, _), _)| *tgid == header.parent);
-        if let Some(program) = parent.map(|(_, program)| Arc::clone(program))
-            && self.programs.len() < PROGRAMS_MAX
-        {
-            self.programs.insert(child, program);
+        if let Some((_, program)) = self.programs.get(&header.parent) {
+            self.runs(child, Arc::clone(program));
         }
     }
 
     /// What runs in the process of a record; what it calls itself, where that is not known.
     fn program(&self, header: &Header) -> String {
-        match self.programs.get(&(header.tgid, header.process_ns)) {
-            Some(program) => program.to_string(),
-            None => comm(&header.comm),
+        match self.programs.get(&header.tgid) {
+            Some((since, program)) if *since == header.process_ns => program.to_string(),
+            Some(_) | None => comm(&header.comm),
         }
     }
 }

@@ -80,6 +80,15 @@ impl Audit for MemoryAudit {
             Ok(())
         })
     }
+
+    fn record_all(&self, bodies: Vec<(Body, u64)>) -> BoxFuture<'_, Result<(), SpoolError>> {
+        Box::pin(async move {
+            for (body, ei) in bodies {
+                self.record(body, ei).await?;
+            }
+            Ok(())
+        })
+    }
 }
 
 /// See the module.
