@@ -7,6 +7,7 @@
 //! - [`ssh`]: the server; within it sign-in, channels, programs, forwards
 //! - [`admit`]: may this identity, here, now; the only maker of a session
 //! - [`session`]: what was permitted, and its numbered events
+//! - [`rules`]: what sessions must not do, when roles change
 //! - [`audit`]: where events go
 //! - [`account`], [`environment`]: the target user
 //! - [`recorder`]: asciicast files while they are made
@@ -23,6 +24,7 @@ mod context;
 mod environment;
 mod heartbeat;
 mod recorder;
+mod rules;
 mod session;
 mod sftp;
 mod ssh;
@@ -175,6 +177,7 @@ pub async fn start(
         net::tunnel::run(config.proxy, tunnel_host, labels, sink, state_sender, of_tunnel).await;
     });
     tasks.spawn(serve_streams(context.clone(), incoming));
+    tasks.spawn(rules::follow(context.clone()));
     tasks.spawn(heartbeat::run(context.clone(), host.auth(), shutdown.clone()));
     let finished = context.finished_recordings.clone();
     tasks.spawn(upload::run(recordings, host.auth(), finished, shutdown));

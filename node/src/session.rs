@@ -9,7 +9,7 @@ use futures::future::BoxFuture;
 use net::spool::SpoolError;
 use policy::{Permit, SessionOptions};
 use proto::event::{self, Body};
-use proto::id::{SessionId, UserName};
+use proto::id::{RoleName, SessionId, UserName};
 use proto::resource::RecordMode;
 use time::OffsetDateTime;
 
@@ -43,6 +43,9 @@ impl Session {
     }
     pub(crate) fn roles(&self) -> Vec<String> {
         self.permit.roles().iter().map(ToString::to_string).collect()
+    }
+    pub(crate) fn role_names(&self) -> &[RoleName] {
+        self.permit.roles()
     }
     pub(crate) fn options(&self) -> &SessionOptions {
         self.permit.options()
@@ -89,6 +92,10 @@ impl Session {
 impl capture::Sink for Session {
     fn facts(&self) -> event::Session {
         self.facts()
+    }
+
+    fn roles(&self) -> &[RoleName] {
+        self.role_names()
     }
 
     fn record(&self, bodies: Vec<Body>) -> BoxFuture<'_, bool> {

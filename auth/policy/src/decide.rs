@@ -2,6 +2,7 @@
 //! Nothing is fetched and nothing is waited for: policy, identity and time are arguments. Denials are audited by who asked.
 
 use pki::UserIdentity;
+use proto::capture_rules::CaptureRules;
 use proto::id::{HostId, Login, NodeName, RoleName, UserName};
 use proto::resource::Labels;
 
@@ -145,6 +146,19 @@ pub fn standing(policy: &Policy, identity: &UserIdentity, now: i64) -> Result<()
         return Err(Reason::Expired.into());
     }
     locked_user(policy, identity.user(), identity.roles(), now)
+}
+
+/// What sessions of a holder of these roles must not do, for sessions that run already.
+///
+/// # Errors
+/// A role is unknown or cannot be used: nothing is to be concluded from the others.
+pub fn capture_rules(
+    policy: &Policy,
+    roles: &[RoleName],
+    now: i64,
+) -> Result<CaptureRules, Denial> {
+    let roles = usable_roles(policy, roles, now)?;
+    Ok(crate::options::rules(roles.iter().map(|role| &role.options)))
 }
 
 fn permit(

@@ -14,7 +14,9 @@ pub mod matching;
 pub mod options;
 
 pub use compile::Policy;
-pub use decide::{Decision, Denial, Permit, Reason, Request, SessionOptions, decide};
+pub use decide::{
+    Decision, Denial, Permit, Reason, Request, SessionOptions, capture_rules, decide,
+};
 
 #[cfg(test)]
 mod tests;

@@ -84,7 +84,7 @@ fn record_mode(options: &RoleOptions) -> Option<RecordMode> {
 }
 
 /// What any role denies. A role without rules says nothing of the mode.
-fn rules<'a>(roles: impl Iterator<Item = &'a RoleOptions>) -> CaptureRules {
+pub(crate) fn rules<'a>(roles: impl Iterator<Item = &'a RoleOptions>) -> CaptureRules {
     let named = roles.filter_map(|o| o.capture_rules.as_ref()).filter(|rules| !rules.is_empty());
     named.cloned().reduce(|all, more| all.and(&more)).unwrap_or_default()
 }

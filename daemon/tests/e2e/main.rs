@@ -17,6 +17,7 @@ mod openssh;
 mod recordings;
 mod refusals;
 mod resilience;
+mod rules;
 mod surfaces;
 mod terminal;
 mod unprivileged;

@@ -42,10 +42,11 @@ use ebpf_abi::{Mark, class};
 use futures::future::BoxFuture;
 use proto::capture_rules::CaptureRules;
 use proto::event;
+use proto::id::RoleName;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use self::live::Live;
+use self::live::{Begun, Live};
 pub use self::object::{LoadError, Refusal, hook_of, stands_in};
 pub use self::pins::Home;
 
@@ -53,6 +54,10 @@ pub use self::pins::Home;
 pub trait Sink: Send + Sync + Debug {
     /// The fields that every event of the session has.
     fn facts(&self) -> event::Session;
+    /// The roles that the session's rules come from; where it names none, its rules stay what they are.
+    fn roles(&self) -> &[RoleName] {
+        &[]
+    }
     /// Makes events durable, after those that it was called for before: whether it could. It is as patient as it can be,
     /// since what it does not take is told as lost.
     fn record(&self, bodies: Vec<event::Body>) -> BoxFuture<'_, bool>;
@@ -60,6 +65,9 @@ pub trait Sink: Send + Sync + Debug {
 
 /// Makes a sink for a session that was begun under a node before.
 pub type Restore = dyn Fn(event::Session) -> Arc<dyn Sink>;
+
+/// What roles together say now that sessions must not do; `None` where they cannot be asked.
+pub type RulesOf<'a> = dyn Fn(&[RoleName]) -> Option<CaptureRules> + 'a;
 
 /// What this machine's kernel lets us see, and the sessions that are watched.
 #[derive(Debug)]
@@ -123,6 +131,7 @@ pub struct Watch {
     number: u64,
     mark: Mark,
     settled: Option<oneshot::Receiver<()>>,
+    unkept: oneshot::Receiver<String>,
     started: bool,
 }
 
@@ -221,10 +230,19 @@ impl Capture {
         }
         let Ok(live) = &self.0 else { return Ok(None) };
         let (classes, strict) = (wanted.classes(), wanted.strict.into());
-        let (number, settled) = live.watch(Arc::clone(sink), wanted)?;
+        let Begun { number, settled, unkept } = live.watch(Arc::clone(sink), wanted)?;
         let mark = Mark { session: number, begun: 0, classes, strict };
         let (live, settled) = (Arc::clone(live), Some(settled));
-        Ok(Some(Watch { live, number, mark, settled, started: false }))
+        Ok(Some(Watch { live, number, mark, settled, unkept, started: false }))
+    }
+
+    /// Puts all sessions under what their roles say now, each from one moment on: those that run, those that go on without
+    /// their client, and those that are over and whose work others may do. Of those that cannot be kept, see
+    /// [`Watch::unkept`].
+    pub fn renew_rules(&self, rules_of: &RulesOf<'_>) {
+        if let Ok(live) = &self.0 {
+            live.renew_all(rules_of);
+        }
     }
 }
 
@@ -251,12 +269,21 @@ impl Watch {
         self.live.tier()
     }
 
-    /// Puts the session under other rules, from one moment on.
+    /// Puts a session that begins under what its roles say now, since they may have changed after they were asked.
     ///
     /// # Errors
-    /// They cannot be kept here; those before hold on.
-    pub fn replace_rules(&self, rules: &CaptureRules) -> io::Result<()> {
-        self.live.replace_rules(self.number, rules)
+    /// They cannot be kept here.
+    pub fn renew_rules(&self, rules_of: &RulesOf<'_>) -> io::Result<()> {
+        self.live.renew(self.number, rules_of)
+    }
+
+    /// Waits until the session's roles have rules that cannot be kept here, and says why: it must end. Where nobody waits
+    /// any more, `session.loss` tells of it.
+    pub async fn unkept(&mut self) -> String {
+        match (&mut self.unkept).await {
+            Ok(why) => why,
+            Err(_) => std::future::pending().await,
+        }
     }
 
     /// The program runs.

@@ -1,4 +1,10 @@
 //! The sessions that are watched: whose record it is, what becomes of it, and what the kernel says that it has lost.
+//!
+//! - [`restore`]: those of a node before us
+//! - [`rules`]: what they must not do, also when that changes
+
+mod restore;
+mod rules;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
@@ -8,7 +14,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ebpf_abi::{Credit, Session as Counts, class, kind};
-use proto::capture_rules::CaptureRules;
 use proto::event;
 use proto::id::SessionId;
 use tokio::runtime::Handle;
@@ -19,7 +24,7 @@ use crate::object::{LoadError, Maps, Object, Refusal};
 use crate::pins;
 use crate::pins::{Home, Kept, Pins};
 use crate::record::{Body, Record};
-use crate::rules::enforcer::{self, Enforcer};
+use crate::rules::enforcer::Enforcer;
 use crate::translate::Translator;
 use crate::writer::{self, Item, Records};
 use crate::{Restore, Sink, Tier, Totals, Wanted, reader};
@@ -32,6 +37,8 @@ pub(crate) struct Live {
     tier: Tier,
     sessions: Mutex<Sessions>,
     next: AtomicU64,
+    /// Held while rules are asked for and put in force, so that older ones never come after newer ones.
+    renewing: Mutex<()>,
     runtime: Handle,
     /// Where it outlives us.
     pins: Option<Pins>,
@@ -66,6 +73,8 @@ struct Watched {
     leader: Option<u32>,
     settled: Option<oneshot::Sender<()>>,
     is_over: bool,
+    /// Where its rules come from.
+    rules: rules::Source,
     /// Where a node before us had come to, by class; the largest number for those of which that has been compared.
     before: Option<[u64; 3]>,
     /// What was told as lost so far.
@@ -127,6 +136,16 @@ impl Watched {
     }
 }
 
+/// A session that begins.
+#[derive(Debug)]
+pub(crate) struct Begun {
+    pub(crate) number: u64,
+    /// That its first process's doings are durable.
+    pub(crate) settled: oneshot::Receiver<()>,
+    /// That it must end, and why.
+    pub(crate) unkept: oneshot::Receiver<String>,
+}
+
 /// What of a session has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ended {
@@ -158,6 +177,7 @@ impl Live {
             tier: if object.has_lsm() { Tier::A } else { Tier::B },
             sessions: Mutex::default(),
             next: AtomicU64::new(1),
+            renewing: Mutex::default(),
             runtime,
             pins,
             object,
@@ -191,12 +211,12 @@ impl Live {
         sessions.by_number.len() == sessions.over.len()
     }
 
-    /// A new session: its number, and what says that its first process's doings are durable.
+    /// A new session.
     pub(crate) fn watch(
         self: &Arc<Self>,
         sink: Arc<dyn Sink>,
         wanted: Wanted,
-    ) -> io::Result<(u64, oneshot::Receiver<()>)> {
+    ) -> io::Result<Begun> {
         self.can_keep(&wanted.rules)?;
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let counts = Counts {
@@ -211,14 +231,15 @@ impl Live {
             return Err(error);
         }
         let (say, settled) = oneshot::channel();
-        if let Err(error) = self.remember(number, sink.facts(), &wanted) {
+        if let Err(error) = self.remember(number, &*sink, &wanted) {
             self.forget(number);
             return Err(error);
         }
         let mut watched = self.watched(number, sink, wanted.classes(), Some(say));
         watched.told = counts;
+        let unkept = watched.rules.listen();
         lock(&self.sessions).by_number.insert(number, watched);
-        Ok((number, settled))
+        Ok(Begun { number, settled, unkept })
     }
 
     fn watched(
@@ -230,83 +251,34 @@ impl Live {
     ) -> Watched {
         let (items, received) = mpsc::unbounded_channel();
         let (weak, facts) = (Arc::downgrade(self), sink.facts());
+        let rules = rules::Source::new(sink.roles());
         let base = self.maps.credit_of(number);
         let to = (sink, Translator::new(classes));
         self.runtime.spawn(writer::write(weak, number, to, received, base));
-        let (is_over, told, before) = (false, Counts::default(), None);
-        let pending = Vec::new();
-        Watched { facts, items, pending, leader: None, settled, is_over, told, before }
+        Watched {
+            facts,
+            items,
+            pending: Vec::new(),
+            leader: None,
+            settled,
+            is_over: false,
+            rules,
+            before: None,
+            told: Counts::default(),
+        }
     }
 
     /// For a node after us.
-    fn remember(&self, number: u64, facts: event::Session, wanted: &Wanted) -> io::Result<()> {
+    fn remember(&self, number: u64, sink: &dyn Sink, wanted: &Wanted) -> io::Result<()> {
         let Some(pins) = &self.pins else { return Ok(()) };
-        let rules = serde_json::to_value(&wanted.rules)?;
-        let (classes, boot) = (wanted.classes(), pins::boot());
-        pins.remember(&Kept { number, facts, classes, rules, boot })
-    }
-
-    /// Goes on with what a node before us watched.
-    fn restore(self: &Arc<Self>, restore: &Restore) {
-        let Some(pins) = &self.pins else { return };
-        for kept in pins.sessions() {
-            let number = kept.number;
-            self.next.fetch_max(number + 1, Ordering::Relaxed);
-            let Some(counts) = self.maps.counts(number) else {
-                if kept.boot == pins::boot() {
-                    // It may go on, and nothing follows it any more.
-                    self.watched(number, restore(kept.facts), kept.classes, None)
-                        .lost("task", "restart", 1);
-                }
-                pins.forget(number);
-                continue;
-            };
-            if let Ok(rules) = serde_json::from_value(kept.rules)
-                && let Err(error) = self.maps.rules.assign(number, &rules)
-            {
-                tracing::error!(%error, number, "the rules of a session that goes on");
-            }
-            // What was read and not told is not known: it is told as lost. What is in the rings is within the budget.
-            let done = self.maps.credit_of(number).records;
-            let bytes = counts.tallies.map(|tally| tally.bytes);
-            self.maps.credit(number, Credit { bytes, records: done });
-            let mut watched = self.watched(number, restore(kept.facts), kept.classes, None);
-            // None of those that live.
-            watched.leader = Some(0);
-            watched.before = Some(done);
-            watched.is_over = counts.tasks == 0;
-            if counts.tasks > 0 {
-                let session = watched.facts.clone();
-                watched.send(event::SessionDetached { session, tasks: counts.tasks });
-                tracing::info!(sid = %watched.facts.clone().sid, "a session goes on");
-            }
-            let mut sessions = lock(&self.sessions);
-            if watched.is_over {
-                sessions.over.push_back(number);
-            }
-            sessions.by_number.insert(number, watched);
-        }
-    }
-
-    /// The session is under other rules from now on.
-    pub(crate) fn replace_rules(&self, number: u64, rules: &CaptureRules) -> io::Result<()> {
-        self.can_keep(rules)?;
-        self.maps.rules.assign(number, rules)
-    }
-
-    /// Whether the kernel does what rules say. Those that only watch are told as not watched, and no reason to refuse.
-    fn can_keep(&self, rules: &CaptureRules) -> io::Result<()> {
-        let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-        let why = enforcer::missing(rules, &self.coverage)
-            .or_else(|| enforcer::digests_unsure(rules, &release));
-        match why {
-            None => Ok(()),
-            Some(why) if rules.enforces() => Err(crate::unenforced(&why)),
-            Some(why) => {
-                tracing::warn!(why, "rules of a session's roles are not watched in full");
-                Ok(())
-            }
-        }
+        pins.remember(&Kept {
+            number,
+            facts: sink.facts(),
+            classes: wanted.classes(),
+            roles: sink.roles().to_vec(),
+            rules: serde_json::to_value(&wanted.rules)?,
+            boot: pins::boot(),
+        })
     }
 
     pub(crate) fn started(&self, number: u64, leader: u32) {

@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 
 use aya::maps::{Map, MapData, MapError};
 use aya::programs::links::{FdLink, PinnedLink};
+use proto::capture_rules::CaptureRules;
 use proto::event;
+use proto::id::RoleName;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -51,6 +53,9 @@ pub(crate) struct Kept {
     pub(crate) number: u64,
     pub(crate) facts: event::Session,
     pub(crate) classes: u32,
+    /// Where its rules come from; a node before this one did not say.
+    #[serde(default)]
+    pub(crate) roles: Vec<RoleName>,
     pub(crate) rules: Value,
     /// Of the machine's start: after another, nothing of it lives.
     pub(crate) boot: String,
@@ -133,6 +138,13 @@ impl Pins {
     /// Before its first task runs.
     pub(crate) fn remember(&self, session: &Kept) -> io::Result<()> {
         self.write(&file_name(session.number), &serde_json::to_vec(session)?)
+    }
+
+    /// Of a session that is remembered: its rules are others now.
+    pub(crate) fn remember_rules(&self, number: u64, rules: &CaptureRules) -> io::Result<()> {
+        let rules = serde_json::to_value(rules)?;
+        let kept: Kept = serde_json::from_slice(&fs::read(self.state.join(file_name(number)))?)?;
+        self.remember(&Kept { rules, ..kept })
     }
 
     pub(crate) fn forget(&self, number: u64) {

@@ -271,7 +271,8 @@ impl Connection {
     }
 }
 
-async fn record_disconnect(session: &Session, reason: String) {
+/// Why a session is ended from this side.
+pub(crate) async fn record_disconnect(session: &Session, reason: String) {
     let event = event::ClientDisconnect { session: session.facts(), reason };
     // Logged inside; it ends either way.
     drop(session.record_outcome(event).await);

@@ -17,8 +17,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::recorder::note::Note;
 use crate::recorder::{RecordError, Recording, Source};
+use crate::rules;
 use crate::session::Session;
-use crate::ssh::connection::Connection;
+use crate::ssh::connection::{self, Connection};
 use crate::ssh::fd::Endpoint;
 use crate::ssh::process::{self, Ending, Io};
 use crate::ssh::pty::Size;
@@ -35,6 +36,8 @@ enum End {
     Cut,
     /// The program is over and its output is through.
     Exited,
+    /// Its roles have rules now that this node cannot keep.
+    Unkept(String),
     /// A strict session whose record cannot be kept.
     Unrecorded(RecordError),
 }
@@ -45,6 +48,26 @@ impl End {
             // The client may have gone because it was told of the cut.
             Some(Self::ClientGone) if connection.cut.is_cancelled() => Self::Cut,
             ended => ended.unwrap_or(Self::Exited),
+        }
+    }
+
+    /// Why the node ends the session, where it is for the session's own sake.
+    async fn tell(&self, session: &Session) {
+        match self {
+            Self::Unkept(why) => connection::record_disconnect(session, why.clone()).await,
+            Self::Unrecorded(error) => {
+                tracing::error!(session = %session.id(), %error, "a strict session is ended");
+            }
+            Self::ClientGone | Self::Cut | Self::Exited => {}
+        }
+    }
+
+    /// The same for the user.
+    fn client_message(&self) -> Option<&'static str> {
+        match self {
+            Self::Unkept(_) => Some("this session has rules now that this node cannot keep"),
+            Self::Unrecorded(_) => Some("this session must be recorded, and cannot be any more"),
+            Self::ClientGone | Self::Cut | Self::Exited => None,
         }
     }
 }
@@ -67,7 +90,8 @@ struct Flow<'a> {
 impl Running {
     /// Runs it to its end.
     pub(crate) async fn run(self) {
-        let Self { connection, session, enlisted, handle, channel, mut process, watch, .. } = self;
+        let Self { connection, session, enlisted, handle, channel, mut process, mut watch, .. } =
+            self;
         let id = channel.id();
         let (mut reader, writer) = channel.split();
         let flow = Flow {
@@ -88,7 +112,8 @@ impl Running {
             let reports = sftp::record_reports(&session, process.reports);
             let output = async { tokio::try_join!(output, reports).map(drop) };
             let gone = flow.until_gone();
-            tokio::pin!(input, output, gone);
+            let unkept = rules::until_unkept(&connection.node, &session, watch.as_mut());
+            tokio::pin!(input, output, gone, unkept);
             let (mut drained, mut fed) = (false, false);
             while ended.is_none() && !(drained && exited) {
                 tokio::select! {
@@ -98,6 +123,7 @@ impl Running {
                         ended = result.err().map(End::Unrecorded);
                     }
                     () = &mut input, if !fed => fed = true,
+                    why = &mut unkept => ended = Some(End::Unkept(why)),
                     () = &mut gone => ended = Some(End::ClientGone),
                     () = connection.cut.cancelled() => ended = Some(End::Cut),
                 }
@@ -106,13 +132,11 @@ impl Running {
         // What ends from here on is told as an end, not as cut short.
         drop(enlisted);
         let end = End::of(ended, &connection);
-        if let End::Unrecorded(error) = &end {
-            tracing::error!(session = %session.id(), %error, "a strict session is ended");
-        }
+        end.tell(&session).await;
         let (rx, tx) = (flow.rx.load(Ordering::Relaxed), flow.tx.load(Ordering::Relaxed));
         let ending = match end {
             // What a leader that has ended left behind lives on only with leave.
-            End::Cut | End::Unrecorded(_) => Some(Ending::Kill),
+            End::Cut | End::Unkept(_) | End::Unrecorded(_) => Some(Ending::Kill),
             End::ClientGone | End::Exited => (!exited).then_some(Ending::HangUp),
         };
         if let Some(ending) = ending {
@@ -411,9 +435,9 @@ async fn say_end(
     status: Option<ExitStatus>,
 ) {
     let saying = async {
-        if let End::Unrecorded(_) = end {
-            let text = "\r\nthis session must be recorded, and cannot be any more\r\n";
-            writer.extended_data_bytes(STDERR, text.as_bytes()).await?;
+        if let Some(text) = end.client_message() {
+            let text = Bytes::from(format!("\r\n{text}\r\n"));
+            writer.extended_data_bytes(STDERR, text).await?;
         }
         writer.eof().await?;
         match (status.and_then(|s| s.code()), status.and_then(|s| s.signal())) {

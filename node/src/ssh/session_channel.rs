@@ -15,6 +15,7 @@ use crate::environment::{self, Given};
 use crate::recorder::cast::Header;
 use crate::recorder::note::Note;
 use crate::recorder::{Extent, Recording};
+use crate::rules;
 use crate::session::Session;
 use crate::ssh::auth;
 use crate::ssh::connection::{Admitted, Connection, Enlisted, Slot};
@@ -136,9 +137,9 @@ fn captured_on(connection: &Connection, session: &Session) -> Option<Tier> {
 /// Watches the session from its first program on, where roles ask for it and the kernel can. Roles that keep a session from
 /// something refuse it where the kernel does not.
 fn watch(connection: &Connection, session: &Arc<Session>) -> io::Result<Option<Watch>> {
-    let (captured, rules) = (session.options().captured, &session.options().rules);
+    let (captured, given) = (session.options().captured, &session.options().rules);
     let can = connection.node.capture.tier().is_some();
-    if !rules.enforces() && !(can && (captured.any() || !rules.is_empty())) {
+    if !given.enforces() && !(can && (captured.any() || !given.is_empty())) {
         return Ok(None);
     }
     let wanted = capture::Wanted {
@@ -146,10 +147,16 @@ fn watch(connection: &Connection, session: &Arc<Session>) -> io::Result<Option<W
         disk: captured.disk,
         network: captured.network,
         strict: session.is_strict() && captured.any(),
-        rules: rules.clone(),
+        rules: given.clone(),
     };
     let sink: Arc<dyn capture::Sink> = Arc::<Session>::clone(session);
-    connection.node.capture.watch(&sink, wanted)
+    let node = &connection.node;
+    let watch = node.capture.watch(&sink, wanted)?;
+    if let Some(watch) = &watch {
+        // Of what has changed since the permit nobody else would tell a session that was not there yet.
+        watch.renew_rules(&|roles| rules::of(node, roles))?;
+    }
+    Ok(watch)
 }
 
 /// What is needed of a channel to start its program.

@@ -379,7 +379,8 @@ bodies! {
     /// The kernel had no room for what a session did.
     SessionLoss = "session.loss" {
         #[serde(flatten)] session: Session,
-        /// `control`, `file` or `network` for records; `task` for processes that could not be followed.
+        /// `control`, `file` or `network` for records; `task` for processes that could not be followed;
+        /// `rules` for rules that cannot be kept.
         class: String,
         /// `ring`: it was full; `budget`: the session has too much on its way.
         #[serde(default, skip_serializing_if = "String::is_empty")] reason: String,

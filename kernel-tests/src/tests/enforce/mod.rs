@@ -133,11 +133,14 @@ fn rules_change_while_a_session_runs() {
     let other = rules(r#"{"deny_open_write":["/tmp/w/g"]}"#);
     let mut session = Session::begin(stage, &one);
     for (rules, f, g) in [(&other, "ok", "denied"), (&one, "denied", "ok")] {
-        session.replace_rules(rules);
+        session.renew_rules(stage, rules);
         assert_eq!((&*session.ask("open /tmp/w/f"), &*session.ask("open /tmp/w/g")), (f, g));
     }
-    session.replace_rules(&CaptureRules::default());
+    session.renew_rules(stage, &CaptureRules::default());
     assert_eq!(session.ask("open /tmp/w/f"), "ok");
+    session.leave_alone();
+    session.renew_rules(stage, &one);
+    assert_eq!(session.ask("open /tmp/w/f"), "denied");
     session.end();
 }
 

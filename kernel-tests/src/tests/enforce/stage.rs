@@ -3,6 +3,7 @@
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use capture::{Capture, Sink, Tier, Wanted, Watch};
 use futures::future::BoxFuture;
 use proto::capture_rules::CaptureRules;
 use proto::event;
-use proto::id::{HostId, Login, NodeName, SessionId, UserName};
+use proto::id::{HostId, Login, NodeName, RoleName, SessionId, UserName};
 use tokio::runtime::Runtime;
 
 use super::deeds;
@@ -24,7 +25,11 @@ pub(super) struct Stage {
 
 /// Keeps what is told.
 #[derive(Debug, Default)]
-struct Told(Mutex<Vec<event::SessionDenied>>);
+struct Told {
+    denied: Mutex<Vec<event::SessionDenied>>,
+    /// One of its own.
+    roles: Vec<RoleName>,
+}
 
 impl Sink for Told {
     fn facts(&self) -> event::Session {
@@ -42,12 +47,16 @@ impl Sink for Told {
         }
     }
 
+    fn roles(&self) -> &[RoleName] {
+        &self.roles
+    }
+
     fn record(&self, bodies: Vec<event::Body>) -> BoxFuture<'_, bool> {
         let denied = bodies.into_iter().filter_map(|body| match body {
             event::Body::SessionDenied(denied) => Some(denied),
             _ => None,
         });
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(denied);
+        self.denied.lock().unwrap_or_else(PoisonError::into_inner).extend(denied);
         Box::pin(std::future::ready(true))
     }
 }
@@ -70,7 +79,10 @@ impl Stage {
     }
 
     fn watched(&self, rules: &CaptureRules) -> io::Result<(Option<Watch>, Arc<Told>)> {
-        let told = Arc::new(Told::default());
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let role = format!("role-{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        let roles = vec![RoleName::parse(&role).unwrap()];
+        let told = Arc::new(Told { roles, ..Told::default() });
         let sink: Arc<dyn Sink> = Arc::<Told>::clone(&told);
         // Denials are told whatever else is wanted.
         let wanted = Wanted {
@@ -126,8 +138,15 @@ impl Session {
         result.trim().to_owned()
     }
 
-    pub(super) fn replace_rules(&self, rules: &CaptureRules) {
-        self.watch.as_ref().unwrap().replace_rules(rules).unwrap();
+    /// Its role, and no other's, says something else now.
+    pub(super) fn renew_rules(&self, stage: &Stage, rules: &CaptureRules) {
+        let of = |roles: &[RoleName]| (roles == self.told.roles()).then(|| rules.clone());
+        stage.capture.renew_rules(&of);
+    }
+
+    /// Its client is gone.
+    pub(super) fn leave_alone(&mut self) {
+        self.watch = None;
     }
 
     /// The rules that were told of since the last call: so many, and a moment later no more.
@@ -144,7 +163,7 @@ impl Session {
 
     /// All that was told.
     pub(super) fn denials(&self) -> Vec<event::SessionDenied> {
-        self.told.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.told.denied.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What it was killed by.

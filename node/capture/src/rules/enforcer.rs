@@ -78,6 +78,15 @@ impl Enforcer {
         Ok(())
     }
 
+    /// Whether a session is under these rules, and no others.
+    pub(crate) fn is_under(&self, session: u64, rules: &CaptureRules) -> bool {
+        let state = self.lock();
+        match state.by_session.get(&session) {
+            Some(number) => state.policies.get(number).is_some_and(|policy| policy.rules == *rules),
+            None => rules.is_empty(),
+        }
+    }
+
     /// The session is over.
     pub(crate) fn release(&self, session: u64) {
         self.lock().free(session);

@@ -167,6 +167,13 @@ impl Cluster {
         self.policy.send_replace(current(&self.authorities, &self.role, locks, 2));
     }
 
+    /// A new revision in which the role has other options, as JSON.
+    pub(crate) fn options(&self, options: &str) {
+        let mut role = self.role.clone();
+        role.spec.options = serde_json::from_str(options).unwrap();
+        self.policy.send_replace(current(&self.authorities, &role, vec![], 2));
+    }
+
     /// Signs for these logins.
     pub(crate) fn person(&self, logins: &[&str], validity: Validity) -> Person {
         Person::signed_by(&self.user_ca, logins, validity)

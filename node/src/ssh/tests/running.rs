@@ -125,6 +125,32 @@ async fn a_client_that_goes_leaves_nothing_behind() {
 }
 
 #[tokio::test]
+async fn rules_that_come_later_and_cannot_be_kept_end_what_runs() {
+    let cluster = Cluster::new("{}");
+    let handle = cluster.sign_in().await;
+    let mut channel = handle.channel_open_session().await.unwrap();
+    channel.exec(true, "echo in; cat").await.unwrap();
+    listen_for(&mut channel, "in").await;
+    // What is only watched is no reason, nor is a role that says nothing.
+    cluster.options(r#"{"capture_rules":{"mode":"audit","deny_open_write":["/etc/"]}}"#);
+    channel.data(&b"still here\n"[..]).await.unwrap();
+    listen_for(&mut channel, "still here").await;
+    cluster.options(r#"{"capture_rules":{"deny_open_write":["/etc/"]}}"#);
+    let Body::ClientDisconnect(cut) = cluster.audit.wait("client.disconnect").await else {
+        panic!()
+    };
+    assert!(cut.reason.contains("capture_rules"), "{}", cut.reason);
+    let said = listen(&mut channel).await;
+    assert!(said.error.contains("rules"), "{said:?}");
+    cluster.audit.wait("session.end").await;
+    // The next one is refused from the start.
+    let mut channel = handle.channel_open_session().await.unwrap();
+    channel.exec(true, "echo in").await.unwrap();
+    let said = listen(&mut channel).await;
+    assert!(said.refused && said.output.is_empty(), "{said:?}");
+}
+
+#[tokio::test]
 async fn a_lock_ends_what_runs_and_says_so() {
     let cluster = Cluster::new("{}");
     let handle = cluster.sign_in().await;

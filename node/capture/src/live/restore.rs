@@ -1,0 +1,55 @@
+//! Sessions that a node before us watched, and that go on: found by what it has left beside its data and in the kernel.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use ebpf_abi::Credit;
+use proto::event;
+
+use super::{Live, lock};
+use crate::{Restore, pins};
+
+impl Live {
+    /// Goes on with what a node before us watched.
+    pub(super) fn restore(self: &Arc<Self>, restore: &Restore) {
+        let Some(pins) = &self.pins else { return };
+        for kept in pins.sessions() {
+            let number = kept.number;
+            self.next.fetch_max(number + 1, Ordering::Relaxed);
+            let Some(counts) = self.maps.counts(number) else {
+                if kept.boot == pins::boot() {
+                    // It may go on, and nothing follows it any more.
+                    self.watched(number, restore(kept.facts), kept.classes, None)
+                        .lost("task", "restart", 1);
+                }
+                pins.forget(number);
+                continue;
+            };
+            if let Ok(rules) = serde_json::from_value(kept.rules)
+                && let Err(error) = self.maps.rules.assign(number, &rules)
+            {
+                tracing::error!(%error, number, "the rules of a session that goes on");
+            }
+            // What was read and not told is not known: it is told as lost. What is in the rings is within the budget.
+            let done = self.maps.credit_of(number).records;
+            let bytes = counts.tallies.map(|tally| tally.bytes);
+            self.maps.credit(number, Credit { bytes, records: done });
+            let mut watched = self.watched(number, restore(kept.facts), kept.classes, None);
+            watched.rules.roles = kept.roles;
+            // None of those that live.
+            watched.leader = Some(0);
+            watched.before = Some(done);
+            watched.is_over = counts.tasks == 0;
+            if counts.tasks > 0 {
+                let session = watched.facts.clone();
+                watched.send(event::SessionDetached { session, tasks: counts.tasks });
+                tracing::info!(sid = %watched.facts.clone().sid, "a session goes on");
+            }
+            let mut sessions = lock(&self.sessions);
+            if watched.is_over {
+                sessions.over.push_back(number);
+            }
+            sessions.by_number.insert(number, watched);
+        }
+    }
+}
