@@ -24,7 +24,7 @@ use crate::object::{LoadError, Maps, Object, Refusal};
 use crate::pins;
 use crate::pins::{Home, Kept, Pins};
 use crate::record::{Body, Record};
-use crate::rules::enforcer::Enforcer;
+use crate::rules::enforcer::{Enforcer, KEEP_IDLE};
 use crate::translate::Translator;
 use crate::writer::{self, Item, Records};
 use crate::{Restore, Sink, Tier, Totals, Wanted, reader};
@@ -378,7 +378,7 @@ impl Live {
             return;
         }
         sessions.looked = Some(Instant::now());
-        self.maps.rules.sweep();
+        self.maps.rules.sweep(KEEP_IDLE);
         let live = sessions.by_number.iter().filter(|(_, watched)| !watched.is_over);
         let numbers: Vec<_> = live.map(|(number, _)| *number).collect();
         for number in numbers {

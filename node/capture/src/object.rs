@@ -19,7 +19,7 @@ use crate::pins::{Manifest, Pins};
 use crate::rules::enforcer::Enforcer;
 
 /// Built by `cargo xtask ebpf`.
-static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../ebpf/capture.bpf.o");
+pub(crate) static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../ebpf/capture.bpf.o");
 
 /// Why nothing can be captured.
 #[derive(Debug, thiserror::Error)]
@@ -101,6 +101,11 @@ impl<T: Value> Words<T> {
             tracing::debug!(%error, number, "an entry of a session stays");
         }
     }
+
+    fn retain(&mut self, has: &dyn Fn(u64) -> bool) {
+        let numbers: Vec<u64> = self.0.keys().flatten().collect();
+        numbers.into_iter().filter(|number| !has(*number)).for_each(|number| self.remove(number));
+    }
 }
 
 /// By class.
@@ -162,6 +167,12 @@ impl Maps {
         if let Err(error) = lock(&self.credits).put(number, &credit) {
             tracing::warn!(%error, number, "the kernel cannot be told what of a session is done with");
         }
+    }
+
+    /// Removes what is of other sessions than these.
+    pub(crate) fn retain(&self, has: &dyn Fn(u64) -> bool) {
+        lock(&self.sessions).retain(has);
+        lock(&self.credits).retain(has);
     }
 
     pub(crate) fn remove(&self, number: u64) {

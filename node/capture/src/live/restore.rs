@@ -25,9 +25,8 @@ impl Live {
                 pins.forget(number);
                 continue;
             };
-            if let Ok(rules) = serde_json::from_value(kept.rules)
-                && let Err(error) = self.maps.rules.assign(number, &rules)
-            {
+            let rules = serde_json::from_value(kept.rules).ok();
+            if let Err(error) = self.maps.rules.adopt(number, rules.as_ref()) {
                 tracing::error!(%error, number, "the rules of a session that goes on");
             }
             // What was read and not told is not known: it is told as lost. What is in the rings is within the budget.
@@ -51,5 +50,8 @@ impl Live {
             }
             sessions.by_number.insert(number, watched);
         }
+        // Of a session that a node before us began and did not come to remember no task is marked.
+        let sessions = lock(&self.sessions);
+        self.maps.retain(&|number| sessions.by_number.contains_key(&number));
     }
 }

@@ -27,6 +27,17 @@ struct State {
     by_content: HashMap<CaptureRules, u32>,
     by_session: HashMap<u64, u32>,
     last: u32,
+    before: Before,
+}
+
+/// What a node before us has left in the maps.
+#[derive(Debug)]
+struct Before {
+    since: Option<Instant>,
+    /// Sessions that stay under what they were under, since their rules cannot be put in force.
+    sessions: HashMap<u64, u32>,
+    /// Of policies of which there may be records on their way.
+    names: HashMap<u32, Arc<[String]>>,
 }
 
 #[derive(Debug)]
@@ -50,6 +61,11 @@ impl Enforcer {
             by_content: HashMap::new(),
             by_session: HashMap::new(),
             last,
+            before: Before {
+                since: Some(Instant::now()),
+                sessions: HashMap::new(),
+                names: HashMap::new(),
+            },
         })))
     }
 
@@ -72,10 +88,35 @@ impl Enforcer {
             policy.sessions += 1;
             policy.idle = None;
         }
+        state.before.sessions.remove(&session);
         if let Some(before) = state.by_session.insert(session, number) {
             state.leave(before);
         }
         Ok(())
+    }
+
+    /// Puts a session of a node before us under its rules again. Where that cannot be, it stays under what it is under.
+    ///
+    /// # Errors
+    /// There is no room for them.
+    pub(crate) fn adopt(&self, session: u64, rules: Option<&CaptureRules>) -> io::Result<()> {
+        let before = self.lock().tables.policy_of(session);
+        let done = rules.map_or(Ok(()), |rules| self.assign(session, rules));
+        let mut state = self.lock();
+        let Some(before) = before else { return done };
+        match rules.filter(|_| done.is_ok()) {
+            Some(rules) => {
+                if rules.is_empty() {
+                    state.tables.free(session);
+                }
+                let names = Ruleset::new(rules, &where_it_leads).names;
+                state.before.names.insert(before, names.into());
+            }
+            None => {
+                state.before.sessions.insert(session, before);
+            }
+        }
+        done
     }
 
     /// Whether a session is under these rules, and no others.
@@ -83,7 +124,7 @@ impl Enforcer {
         let state = self.lock();
         match state.by_session.get(&session) {
             Some(number) => state.policies.get(number).is_some_and(|policy| policy.rules == *rules),
-            None => rules.is_empty(),
+            None => rules.is_empty() && !state.before.sessions.contains_key(&session),
         }
     }
 
@@ -93,9 +134,12 @@ impl Enforcer {
     }
 
     /// Removes the entries of policies that nobody is under any more.
-    pub(crate) fn sweep(&self) {
+    pub(crate) fn sweep(&self, idle: Duration) {
         let mut state = self.lock();
-        let over = |policy: &Policy| policy.idle.is_some_and(|since| since.elapsed() > KEEP_IDLE);
+        if state.before.since.is_some_and(|since| since.elapsed() > idle) {
+            state.forget_before();
+        }
+        let over = |policy: &Policy| policy.idle.is_some_and(|since| since.elapsed() > idle);
         let numbers: Vec<u32> = {
             let idle = state.policies.iter().filter(|(_, policy)| over(policy));
             idle.map(|(number, _)| *number).collect()
@@ -110,7 +154,10 @@ impl Enforcer {
     /// What a rule is called, as the kernel's records number it.
     pub(crate) fn name(&self, policy: u32, rule: u32) -> String {
         let state = self.lock();
-        let names = state.policies.get(&policy).map(|policy| Arc::clone(&policy.names));
+        let names = match state.policies.get(&policy) {
+            Some(policy) => Some(Arc::clone(&policy.names)),
+            None => state.before.names.get(&policy).cloned(),
+        };
         drop(state);
         name_of(names.as_deref().unwrap_or_default(), rule)
     }
@@ -152,7 +199,26 @@ impl State {
         Ok(number)
     }
 
+    /// Removes what a node before us has left and no session is under any more.
+    fn forget_before(&mut self) {
+        self.before.since = None;
+        self.before.names.clear();
+        let Self { tables, policies, by_session, before, .. } = self;
+        let has_session =
+            |session| by_session.contains_key(&session) || before.sessions.contains_key(&session);
+        let has_policy = |policy| {
+            policies.contains_key(&policy) || before.sessions.values().any(|kept| *kept == policy)
+        };
+        let removed = tables.retain(&has_session, &has_policy);
+        if removed > 0 {
+            tracing::debug!(removed, "entries of rules that a node before this one left");
+        }
+    }
+
     fn free(&mut self, session: u64) {
+        if self.before.sessions.remove(&session).is_some() {
+            self.tables.free(session);
+        }
         if let Some(number) = self.by_session.remove(&session) {
             self.tables.free(session);
             self.leave(number);
@@ -274,14 +340,65 @@ const CONTAIN: &[&str] = &[
 ];
 
 /// A program of the kernel's that has read a session's policy must still find its entries; records on their way want its names.
-const KEEP_IDLE: Duration = Duration::from_secs(60);
+pub(crate) const KEEP_IDLE: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests {
+    use aya::maps::{Map, MapData};
+
     use super::*;
 
     fn rules(json: &str) -> CaptureRules {
         serde_json::from_str(json).unwrap()
+    }
+
+    /// Needs the right to make maps.
+    #[test]
+    fn what_a_node_before_has_left_goes_and_what_is_used_stays() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let mut loader = aya::EbpfLoader::new();
+        let ebpf = loader.allow_unsupported_maps().load(crate::object::OBJECT).unwrap();
+        let again = |name: &'static str| {
+            let (Map::Array(data) | Map::HashMap(data) | Map::LpmTrie(data)) =
+                ebpf.map(name).unwrap()
+            else {
+                panic!("{name}")
+            };
+            let id = data.info().unwrap().id();
+            Ok(Map::from_map_data(MapData::from_id(id)?)?)
+        };
+        let take = || Enforcer::take(&mut |name| again(name)).unwrap();
+        let count = |enforcer: &Enforcer| enforcer.lock().tables.count();
+        let text = r#"{"mode":"audit","deny_open_write":["/a/b"],"deny_connect":["::/0"]}"#;
+        let (used, old) = (rules(text), rules(r#"{"mode":"audit","deny_exec":["/old"]}"#));
+        let before = take();
+        before.assign(1, &used).unwrap();
+        let of_one = count(&before);
+        before.assign(2, &old).unwrap();
+        before.assign(3, &old).unwrap();
+        let all_of_it = count(&before);
+        drop(before);
+        // 1 goes on, nobody knows 2 any more, and the rules of 3 cannot be read.
+        let next = take();
+        next.adopt(1, Some(&used)).unwrap();
+        next.adopt(3, None).unwrap();
+        assert_eq!(next.name(1, 1), name_of(&Ruleset::new(&used, &|_| None).names, 1));
+        next.sweep(Duration::from_secs(3600));
+        assert!(count(&next) > all_of_it);
+        next.sweep(Duration::ZERO);
+        assert_eq!(count(&next), all_of_it - 1);
+        assert!(next.is_under(1, &used));
+        // Its roles can be asked again.
+        assert!(!next.is_under(3, &CaptureRules::default()));
+        next.assign(3, &CaptureRules::default()).unwrap();
+        next.sweep(Duration::ZERO);
+        drop(next);
+        let last = take();
+        last.adopt(1, Some(&used)).unwrap();
+        last.sweep(Duration::ZERO);
+        assert_eq!(count(&last), of_one);
     }
 
     #[test]

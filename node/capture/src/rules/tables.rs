@@ -4,7 +4,7 @@ use std::io;
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, MapData, MapError};
-use ebpf_abi::rules::{AddressKey, AddressPorts, HashKey, PathKey, Policy, Settings};
+use ebpf_abi::rules::{AddressKey, AddressPorts, HashKey, PathKey, Policy, SPACE_BITS, Settings};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::compile::Compiled;
@@ -83,6 +83,47 @@ impl Tables {
         }
     }
 
+    /// The policy that a session is under.
+    pub(super) fn policy_of(&self, session: u64) -> Option<u32> {
+        self.sessions.get(&session, 0).ok()
+    }
+
+    /// Removes what is of other sessions and policies than these; how many entries.
+    pub(super) fn retain(
+        &mut self,
+        has_session: &dyn Fn(u64) -> bool,
+        has_policy: &dyn Fn(u32) -> bool,
+    ) -> usize {
+        // Which are gone is found first: a map is not walked well while it changes.
+        let sessions = left(self.sessions.keys(), |number| !has_session(*number));
+        let policies = left(self.policies.keys(), |number| !has_policy(*number));
+        let paths = left(self.paths.keys(), |key: &Key<PathBytes>| {
+            !has_policy(first_word(&key.data()) >> SPACE_BITS)
+        });
+        let addresses = left(self.addresses.keys(), |key: &Key<AddressBytes>| {
+            !has_policy(first_word(&key.data()))
+        });
+        let hashes = left(self.hashes.keys(), |key: &HashBytes| !has_policy(first_word(key)));
+        let mut removed = 0_usize;
+        let mut count = |done: Result<(), MapError>| removed += usize::from(done.is_ok());
+        sessions.iter().for_each(|number| count(self.sessions.remove(number)));
+        policies.iter().for_each(|number| count(self.policies.remove(number)));
+        paths.iter().for_each(|key| count(self.paths.remove(key)));
+        addresses.iter().for_each(|key| count(self.addresses.remove(key)));
+        hashes.iter().for_each(|key| count(self.hashes.remove(key)));
+        removed
+    }
+
+    /// How many entries there are.
+    #[cfg(test)]
+    pub(super) fn count(&self) -> usize {
+        self.sessions.keys().count()
+            + self.policies.keys().count()
+            + self.paths.keys().count()
+            + self.addresses.keys().count()
+            + self.hashes.keys().count()
+    }
+
     /// One write, after which the session is under this policy and no other.
     pub(super) fn assign(&mut self, session: u64, policy: u32) -> io::Result<()> {
         self.sessions.insert(session, policy, 0).map_err(full)
@@ -94,6 +135,19 @@ impl Tables {
             tracing::debug!(%error, session, "a session's entry of rules stays");
         }
     }
+}
+
+/// The keys of a map that are as asked for.
+fn left<K>(
+    keys: impl Iterator<Item = Result<K, MapError>>,
+    is_left: impl Fn(&K) -> bool,
+) -> Vec<K> {
+    keys.flatten().filter(is_left).collect()
+}
+
+/// Where keys have their policy's number.
+fn first_word(key: &[u8]) -> u32 {
+    u32::read_from_prefix(key).map(|(word, _)| word).unwrap_or_default()
 }
 
 /// When this process was made, in hundredths of a second since boot, the lower half: proc(5), `starttime`. 0 where that
