@@ -70,6 +70,9 @@ pub(crate) const KERNEL_FLOOR: Metric = less("kernel_floor", "ns");
 pub(crate) const KERNEL_INSIDE_CALL: Metric = less("kernel_inside_call", "ns");
 pub(crate) const LOST_SUSTAINED: Metric = less("lost_sustained", "1");
 pub(crate) const LOST_BURST: Metric = less("lost_burst", "1");
+/// The same rate, where each event goes to the node's spool and is synced to the disk before its record counts as done with.
+pub(crate) const LOST_DURABLE: Metric = less("lost_durable", "1");
+pub(crate) const CPU_PER_EVENT_DURABLE: Metric = less("cpu_per_event_durable", "us");
 /// Lost, and nothing told of it.
 pub(crate) const SILENT: Metric = less("silently_lost", "1");
 pub(crate) const RATE_SUSTAINED: Metric =
@@ -78,7 +81,7 @@ pub(crate) const RATE_BURST: Metric =
     Metric { name: "rate_burst", unit: "1/s", better: Better::Neither };
 pub(crate) const CPU_PER_EVENT: Metric = less("cpu_per_event", "us");
 pub(crate) const CPU_PER_EVENT_BURST: Metric = less("cpu_per_event_burst", "us");
-/// All resident pages at most, those of the kernel's rings included, which are mapped twice; and ours alone.
+/// All resident pages at most, those of the kernel's rings included (proportional: they are mapped twice); and ours alone.
 pub(crate) const RESIDENT_MEMORY: Metric = less("resident_memory", "MiB");
 pub(crate) const ANONYMOUS_MEMORY: Metric = less("anonymous_memory", "MiB");
 /// CPU of a build in a session, by that of the same outside with nothing loaded.

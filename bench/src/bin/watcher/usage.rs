@@ -24,10 +24,10 @@ pub(crate) fn children_cpu() -> Result<f64> {
     Ok(ticks / rustix::param::clock_ticks_per_second() as f64)
 }
 
-/// Memory in KiB by its name in proc_pid_status(5).
+/// Memory in KiB by its name in `smaps_rollup` of proc_pid_smaps(5).
 pub(crate) fn memory_kib(name: &str) -> Result<f64> {
-    let status = fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    let rollup = fs::read_to_string("/proc/self/smaps_rollup")?;
+    let line = rollup.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     let number = line.and_then(|rest| rest.split_whitespace().next());
-    Ok(number.with_context(|| format!("no {name} in status"))?.parse()?)
+    Ok(number.with_context(|| format!("no {name} in smaps_rollup"))?.parse()?)
 }

@@ -19,10 +19,10 @@ use anyhow::{Context, Result, ensure};
 
 use super::{Bench, Contender, Contest, Effort};
 use crate::metric::{
-    ANONYMOUS_MEMORY, CPU_PER_EVENT, CPU_PER_EVENT_BURST, KERNEL_CONNECT, KERNEL_FLOOR,
-    KERNEL_FOLDED, KERNEL_INSIDE_CALL, KERNEL_OPEN, KERNEL_OUTSIDE, KERNEL_OUTSIDE_CALL,
-    KERNEL_PROCESS, KERNEL_PROCESS_ALL, LOST_BURST, LOST_SUSTAINED, RATE_BURST, RATE_SUSTAINED,
-    RESIDENT_MEMORY, SILENT, Sample,
+    ANONYMOUS_MEMORY, CPU_PER_EVENT, CPU_PER_EVENT_BURST, CPU_PER_EVENT_DURABLE, KERNEL_CONNECT,
+    KERNEL_FLOOR, KERNEL_FOLDED, KERNEL_INSIDE_CALL, KERNEL_OPEN, KERNEL_OUTSIDE,
+    KERNEL_OUTSIDE_CALL, KERNEL_PROCESS, KERNEL_PROCESS_ALL, LOST_BURST, LOST_DURABLE,
+    LOST_SUSTAINED, RATE_BURST, RATE_SUSTAINED, RESIDENT_MEMORY, SILENT, Sample,
 };
 use crate::program::Core;
 use crate::site::client::{self, Talk};
@@ -105,26 +105,42 @@ impl Site {
     }
 
     fn rates(&self) -> Result<Sample> {
-        let rate = |per_second: &str, seconds: &str, threads: &str| {
+        let spool = self.dir.join("spool");
+        let rate = |per_second: &str, seconds: &str, threads: &str, to_disk: bool| {
             let mut watcher = self.watcher();
             watcher.args(["rate", "--per-second", per_second, "--seconds", seconds]);
             watcher.args(["--threads", threads]);
-            figures(&Talk::start(CORE, &watcher)?.finish()?)
+            if to_disk {
+                watcher.arg("--spool").arg(&spool);
+            }
+            let said = Talk::start(CORE, &watcher)?.finish();
+            fs::remove_dir_all(&spool).ok();
+            figures(&said?)
         };
-        let sustained = rate("50000", self.effort.choose("60", "10"), "1")?;
-        let burst = rate("200000", "1", "2")?;
-        let silent = figure(&sustained, "silently_lost")? + figure(&burst, "silently_lost")?;
-        let both =
-            |name| Ok::<_, anyhow::Error>(figure(&sustained, name)?.max(figure(&burst, name)?));
+        let seconds = self.effort.choose("60", "10");
+        let sustained = rate("50000", seconds, "1", false)?;
+        let durable = rate("50000", seconds, "1", true)?;
+        let burst = rate("200000", "1", "2", false)?;
+        let mut silent = 0.0;
+        for figures in [&sustained, &durable, &burst] {
+            silent += figure(figures, "silently_lost")?;
+        }
+        let both = |name| {
+            Ok::<_, anyhow::Error>(
+                figure(&sustained, name)?.max(figure(&burst, name)?).max(figure(&durable, name)?),
+            )
+        };
         Ok(vec![
             (RATE_SUSTAINED, figure(&sustained, "rate")?),
             (LOST_SUSTAINED, figure(&sustained, "lost")?),
             (CPU_PER_EVENT, figure(&sustained, "cpu_us_per_event")?),
+            (LOST_DURABLE, figure(&durable, "lost")?),
+            (CPU_PER_EVENT_DURABLE, figure(&durable, "cpu_us_per_event")?),
             (RATE_BURST, figure(&burst, "rate")?),
             (LOST_BURST, figure(&burst, "lost")?),
             (CPU_PER_EVENT_BURST, figure(&burst, "cpu_us_per_event")?),
             (SILENT, silent),
-            (RESIDENT_MEMORY, both("rss_max_mib")?),
+            (RESIDENT_MEMORY, both("resident_mib")?),
             (ANONYMOUS_MEMORY, both("anonymous_mib")?),
         ])
     }
