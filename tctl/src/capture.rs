@@ -82,10 +82,18 @@ fn refusals(status: &CaptureStatus) -> Vec<String> {
     for program in &status.refused {
         by_reason.entry(&program.reason).or_default().push(plain(&program.name));
     }
-    let mut lines: Vec<String> = by_reason
-        .into_iter()
-        .map(|(reason, names)| format!("    {}: {}", names.join(", "), plain(reason)))
-        .collect();
+    let line = |(reason, names): (&str, Vec<String>)| {
+        let more = match names.len().saturating_sub(NAMES_MAX) {
+            0 => String::new(),
+            more => format!(" and {more} more (--format json has all)"),
+        };
+        let names: Vec<_> = names.into_iter().take(NAMES_MAX).collect();
+        format!("    {}{more}: {}", names.join(", "), plain(reason))
+    };
+    let mut lines: Vec<String> = by_reason.into_iter().map(line).collect();
+    if status.tier == "B" {
+        lines.push("    Others stand in for those that only tier A has.".to_owned());
+    }
     if status.refused_more > 0 {
         lines.push(format!(
             "    and {} more, of which the node did not say why",
@@ -94,6 +102,9 @@ fn refusals(status: &CaptureStatus) -> Vec<String> {
     }
     lines
 }
+
+/// Of the programs with one reason, so many are named.
+const NAMES_MAX: usize = 6;
 
 fn by_class(names: [&str; 3], values: [String; 3]) -> String {
     let pairs = names.iter().zip(values).map(|(name, value)| format!("{name} {value}"));
