@@ -225,7 +225,9 @@ struct bpf_prog {
 };
 
 struct in6_addr {
-	__u8 bytes[16];
+	union {
+		__u32 u6_addr32[4];
+	} in6_u;
 };
 
 struct sock_common {

@@ -32,15 +32,14 @@ static __always_inline void tell_state(struct header *owner, struct sock *sk, __
 		return;
 	record.header.sequence = __sync_fetch_and_add(&session->tallies[CLASS_NET].records, 1);
 	record.header.boot_ns = bpf_ktime_get_boot_ns();
-	copy_ends(&record.net, sk);
+	load_ends(&record.net, sk);
 	record.net.op = op;
 	record.net.result = result;
-	if (op == NET_CLOSE) {
-		struct tcp_sock *tcp = (struct tcp_sock *)sk;
-		record.net.rx = BPF_CORE_READ(tcp, bytes_received);
+	struct tcp_sock *tcp = op == NET_CLOSE ? bpf_skc_to_tcp_sock(sk) : 0;
+	if (tcp) {
+		record.net.rx = tcp->bytes_received;
 		/* What the program gave, also where it has not been acknowledged. */
-		record.net.tx = BPF_CORE_READ(tcp, bytes_acked) + BPF_CORE_READ(tcp, write_seq) -
-				BPF_CORE_READ(tcp, snd_una);
+		record.net.tx = tcp->bytes_acked + tcp->write_seq - tcp->snd_una;
 		/* A SYN that was answered counts, and so does a FIN that was sent. */
 		record.net.tx -= owner->kind == OWNER_CONNECTS;
 		record.net.tx -= old == TCP_FIN_WAIT1 || old == TCP_FIN_WAIT2 || old == TCP_CLOSING || old == TCP_LAST_ACK;
@@ -79,7 +78,7 @@ int BPF_PROG(inet_sock_set_state, struct sock *sk, int old, int new)
 	if (!owner)
 		return 0;
 	if (old == TCP_SYN_SENT) {
-		int error = new == TCP_CLOSE ? BPF_CORE_READ(sk, sk_err) : 0;
+		int error = new == TCP_CLOSE ? sk->sk_err : 0;
 		if (new == TCP_CLOSE && !error)
 			error = ECONNABORTED;
 		tell_state(owner, sk, NET_CONNECT, -error, old);
@@ -88,7 +87,7 @@ int BPF_PROG(inet_sock_set_state, struct sock *sk, int old, int new)
 	} else if (old == TCP_SYN_RECV && new == TCP_ESTABLISHED) {
 		tell_state(owner, sk, NET_ACCEPT, 0, old);
 	} else if (new == TCP_CLOSE || ((new == TCP_FIN_WAIT1 || new == TCP_LAST_ACK) &&
-					BPF_CORE_READ(sk, sk_shutdown) == SHUTDOWN_MASK)) {
+					sk->sk_shutdown == SHUTDOWN_MASK)) {
 		/* Closed by the program, which may be over before the connection is; or by the other. */
 		if (old != TCP_LISTEN && old != TCP_SYN_RECV)
 			tell_state(owner, sk, NET_CLOSE, 0, old);

@@ -49,6 +49,30 @@ static __always_inline int send_talk(struct teller *teller, struct talk *talk)
 	return send(teller->session, CLASS_NET, &talk->header, sizeof(talk->header) + sizeof(talk->net) + length);
 }
 
+/* Both ends of a socket, where the verifier knows it as one: loads, which cost a tenth of the calls that copy_ends needs. */
+static __always_inline void load_ends(struct net_record *net, struct sock *sk)
+{
+	struct sock_common *common = &sk->__sk_common;
+
+	net->family = common->skc_family;
+	net->kind = sk->sk_type;
+	net->protocol = sk->sk_protocol;
+	if (net->family == AF_INET) {
+		*(__u32 *)net->local = common->skc_rcv_saddr;
+		*(__u32 *)net->remote = common->skc_daddr;
+	} else if (net->family == AF_INET6) {
+		for (int i = 0; i < 4; i++) {
+			((__u32 *)net->local)[i] = common->skc_v6_rcv_saddr.in6_u.u6_addr32[i];
+			((__u32 *)net->remote)[i] = common->skc_v6_daddr.in6_u.u6_addr32[i];
+		}
+	} else {
+		return;
+	}
+	net->local_port = common->skc_num;
+	net->remote_port = bpf_ntohs(common->skc_dport);
+}
+
+/* The same of any socket. */
 static __always_inline void copy_ends(struct net_record *net, struct sock *sk)
 {
 	net->family = BPF_CORE_READ(sk, __sk_common.skc_family);
