@@ -10,6 +10,7 @@
 #include <bpf/bpf_tracing.h>
 
 #define EAGAIN 11
+#define EBUSY 16
 
 /* Of each task of a session. No task outside one has an entry. */
 struct {
@@ -18,6 +19,49 @@ struct {
 	__type(key, int);
 	__type(value, struct mark);
 } marks SEC(".maps");
+
+/* The same by thread, for when a task's storage is not to be had. */
+struct known {
+	struct mark mark;
+	/* Threads have the numbers of earlier ones. */
+	__u64 since;
+	/* There is no storage. */
+	__u64 is_alone;
+};
+#define THREADS_MAX (1 << 17)
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, THREADS_MAX);
+	__type(key, __u32);
+	__type(value, struct known);
+} threads SEC(".maps");
+
+/* How many tasks are known by their threads only: while there are any, whoever has no storage is looked up. */
+__u64 alone;
+
+/* How often nobody could say whether a task is of a session. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} unsure SEC(".maps");
+
+/* Before Linux 6.2 nobody gets at the storage of any task while another of this CPU is at some task's, and is told that there
+ * is nothing. */
+enum bpf_func_id___6_2 {
+	BPF_FUNC_cgrp_storage_get___6_2 = 1,
+};
+#define IS_BUSY_AT_TIMES !bpf_core_enum_value_exists(enum bpf_func_id___6_2, BPF_FUNC_cgrp_storage_get___6_2)
+
+/* Nobody has anything in it: to take that away tells whether storage is to be had. */
+struct {
+	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, __u32);
+} nothing SEC(".maps");
 
 /* By number; the node makes an entry before it marks the first task, and removes it when the last one has ended. */
 #define SESSIONS_MAX 16384
@@ -122,12 +166,91 @@ static __always_inline __u32 put_text(struct place *place, __u32 to, const char 
 	return length > 0 ? (length - 1) & PUT_MASK : 0;
 }
 
+static __noinline struct mark *mark_by_thread(struct task_struct *task)
+{
+	__u32 thread = task->pid, only = 0;
+	struct known *known = bpf_map_lookup_elem(&threads, &thread);
+
+	if (known && known->since == task->start_boottime)
+		return &known->mark;
+	if (!IS_BUSY_AT_TIMES || !task->bpf_storage)
+		return 0;
+	if (bpf_task_storage_delete(&nothing, task) != -EBUSY)
+		return bpf_task_storage_get(&marks, task, 0, 0);
+	__u64 *count = bpf_map_lookup_elem(&unsure, &only);
+	if (count)
+		__sync_fetch_and_add(count, 1);
+	return 0;
+}
+
 static __always_inline struct mark *mark_of(struct task_struct *task)
 {
 	/* Of nearly everybody: a look is cheaper than a call. */
-	if (!task->bpf_storage)
+	if (!task->bpf_storage && !alone)
 		return 0;
-	return bpf_task_storage_get(&marks, task, 0, 0);
+	struct mark *mark = bpf_task_storage_get(&marks, task, 0, 0);
+	return mark || (!IS_BUSY_AT_TIMES && !alone) ? mark : mark_by_thread(task);
+}
+
+static __noinline int know(struct task_struct *task, struct mark *mark, int is_alone)
+{
+	__u32 thread = task->pid;
+	struct known known = { .mark = *mark, .since = task->start_boottime, .is_alone = is_alone };
+
+	if (bpf_map_update_elem(&threads, &thread, &known, BPF_ANY))
+		return -EAGAIN;
+	if (is_alone)
+		__sync_fetch_and_add(&alone, 1);
+	return 0;
+}
+
+/* Gives a task a mark. 0, or -EAGAIN where its doings will not be told. */
+static __noinline int mark_task(struct task_struct *task, struct mark *mark)
+{
+	struct mark *made = 0;
+
+	/* Before Linux 7.0 a tracing program can be told that somebody else of this CPU is at it. */
+	for (int try = 0; try < 3 && !made; try++)
+		made = bpf_task_storage_get(&marks, task, mark, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (made && !IS_BUSY_AT_TIMES)
+		return 0;
+	return know(task, mark, !made) && !made ? -EAGAIN : 0;
+}
+
+/* A task has ended. */
+static __always_inline void unmark(struct task_struct *task)
+{
+	__u32 thread = task->pid;
+
+	if (!IS_BUSY_AT_TIMES && !alone)
+		return;
+	struct known *known = bpf_map_lookup_elem(&threads, &thread);
+	if (!known)
+		return;
+	if (known->is_alone)
+		__sync_fetch_and_add(&alone, -1);
+	bpf_map_delete_elem(&threads, &thread);
+}
+
+#define PF_FORKNOEXEC 0x40
+
+/* The first program of a session runs: what is done from now on is the session's doing. */
+static __always_inline void begin_session(struct task_struct *task, struct mark *mark)
+{
+	if (mark->begun)
+		return;
+	mark->begun = 1;
+	if (IS_BUSY_AT_TIMES)
+		know(task, mark, 0);
+}
+
+/* The same where the kernel has passed over the program that does it. */
+static __noinline int has_begun(struct task_struct *task, struct mark *mark)
+{
+	if (task->flags & PF_FORKNOEXEC || BPF_CORE_READ_BITFIELD_PROBED(task, in_execve))
+		return 0;
+	begin_session(task, mark);
+	return 1;
 }
 
 /* Of whom a record tells: what a program looks up once. */
@@ -183,7 +306,7 @@ static __always_inline int tell(struct teller *teller)
 {
 	teller->task = bpf_get_current_task_btf();
 	struct mark *mark = mark_of(teller->task);
-	return mark && mark->begun && tell_by(teller, mark);
+	return mark && (mark->begun || has_begun(teller->task, mark)) && tell_by(teller, mark);
 }
 
 /* The same where its records of a class are wanted. */

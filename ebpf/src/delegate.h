@@ -28,8 +28,7 @@ static __noinline int delegate(struct task_struct *task, struct vfsmount *mnt, s
 			.classes = session->classes,
 			.strict = session->strict,
 		};
-		if (bpf_task_storage_get(&marks, task, &made, BPF_LOCAL_STORAGE_GET_F_CREATE))
-			__sync_fetch_and_add(&session->tasks, 1);
+		__sync_fetch_and_add(mark_task(task, &made) ? &session->unmarked : &session->tasks, 1);
 	}
 	struct place *place = take_place(&number);
 	if (!place)

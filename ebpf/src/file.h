@@ -120,7 +120,7 @@ static __noinline int tell_file(struct teller *teller, struct deed *deed)
 	return answer;
 }
 
-static __always_inline int is_folded_file(struct teller *teller, struct inode *inode, __u32 what, __u64 *times)
+static __noinline int is_folded_file(struct teller *teller, struct inode *inode, __u32 what, __u64 *times)
 {
 	struct fold_key key = {
 		.session = teller->number,

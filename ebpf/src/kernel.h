@@ -128,6 +128,8 @@ struct bpf_local_storage;
 
 struct task_struct {
 	struct thread_info thread_info;
+	unsigned int flags;
+	unsigned in_execve : 1;
 	int pid;
 	int tgid;
 	int exit_code;
@@ -208,6 +210,33 @@ struct io_link {
 	int new_dfd;
 	struct filename *oldpath;
 	struct filename *newpath;
+};
+
+/* From Linux 7.0 on, names are in these. */
+struct delayed_filename {
+	struct filename *__incomplete_filename;
+};
+
+struct io_open___7_0 {
+	struct delayed_filename filename;
+};
+
+struct io_unlink___7_0 {
+	struct delayed_filename filename;
+};
+
+struct io_rename___7_0 {
+	struct delayed_filename oldpath;
+	struct delayed_filename newpath;
+};
+
+struct io_mkdir___7_0 {
+	struct delayed_filename filename;
+};
+
+struct io_link___7_0 {
+	struct delayed_filename oldpath;
+	struct delayed_filename newpath;
 };
 
 struct bpf_map {

@@ -4,26 +4,31 @@
 #include "delegate.h"
 #include "other.h"
 
-/* What a new task inherits. Not at sched_process_fork, which io_uring's workers do not pass. */
+/* No mark, no task. Not at sched_process_fork, which io_uring's workers do not pass. Not asleep while it is made: before
+ * Linux 6.2, nobody else of this CPU would find his mark. */
+SEC("lsm/task_alloc")
+int BPF_PROG(task_alloc, struct task_struct *child, unsigned long clone_flags, int ret)
+{
+	struct mark *mark = ret ? 0 : mark_of(bpf_get_current_task_btf()), *made = 0;
+
+	if (!mark)
+		return ret;
+	struct mark same = *mark;
+	for (int try = 0; try < 3 && !made; try++)
+		made = bpf_task_storage_get(&marks, child, &same, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	/* It has no number yet to be known by; in a moment it has, see below. */
+	return made || (IS_BUSY_AT_TIMES && !same.strict) ? 0 : -EAGAIN;
+}
+
+/* What a new task inherits; a second time, where it has a number. */
 static __always_inline int inherit(struct task_struct *child)
 {
 	struct mark *mark = mark_of(bpf_get_current_task_btf());
-	struct mark *made = 0;
 
 	if (!mark)
 		return 0;
 	struct mark same = *mark;
-	/* Before Linux 7.0 a tracing program can be told that somebody else of this CPU is at it. */
-	for (int try = 0; try < 3 && !made; try++)
-		made = bpf_task_storage_get(&marks, child, &same, BPF_LOCAL_STORAGE_GET_F_CREATE);
-	return made ? 0 : -EAGAIN;
-}
-
-/* No mark, no task. */
-SEC("lsm.s/task_alloc")
-int BPF_PROG(task_alloc, struct task_struct *child, unsigned long clone_flags, int ret)
-{
-	return ret ? ret : inherit(child);
+	return mark_task(child, &same);
 }
 
 #define CLONE_THREAD 0x10000
@@ -155,7 +160,7 @@ int BPF_PROG(sched_process_exec, struct task_struct *task, int old_pid, struct l
 	teller.task = task;
 	if (!tell_by(&teller, mark))
 		return 0;
-	mark->begun = 1;
+	begin_session(task, mark);
 	struct place *place = take_place(&number);
 	if (!place) {
 		lose_one(teller.session, CLASS_CONTROL);
@@ -190,5 +195,6 @@ int BPF_PROG(sched_process_exit, struct task_struct *task)
 		begin(&teller, &over, CLASS_CONTROL, KIND_OVER, PROV_TP);
 		send(teller.session, CLASS_CONTROL, &over, sizeof(over));
 	}
+	unmark(task);
 	return 0;
 }

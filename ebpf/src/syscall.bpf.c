@@ -121,6 +121,14 @@ static __noinline int tell_spec(struct teller *teller, struct arguments *argumen
 #define EACCES 13
 #define EROFS 30
 
+/* A call of its own: its stack and a caller's would be too much. */
+static __noinline int tell_descriptor(struct teller *teller, __s32 fd, __u32 op)
+{
+	struct file *file = file_of(teller->task, fd);
+
+	return file ? tell_open(teller, file, op, PROV_TP) : 0;
+}
+
 /* A descriptor was given for a file; or not, where somebody was not allowed. */
 static __noinline int tell_opened(struct teller *teller, struct arguments *arguments, __u32 call, long result)
 {
@@ -128,10 +136,8 @@ static __noinline int tell_opened(struct teller *teller, struct arguments *argum
 
 	if (!(teller->session->classes & (1 << CLASS_FILE)))
 		return 0;
-	if (result >= 0) {
-		struct file *file = file_of(teller->task, result);
-		return file ? tell_open(teller, file, FILE_OPEN, PROV_TP) : 0;
-	}
+	if (result >= 0)
+		return tell_descriptor(teller, result, FILE_OPEN);
 	if (call == __NR_open_by_handle_at || (result != -EACCES && result != -EPERM && result != -EROFS))
 		return 0;
 	struct typed_deed deed = {
@@ -206,6 +212,24 @@ static __noinline int tell_passed(struct teller *teller, __s32 fd, void *from, _
 	return 0;
 }
 
+/* A call of its own, for its stack. */
+static __noinline int tell_socket_made(struct teller *teller, struct arguments *arguments, long result)
+{
+	struct {
+		struct header header;
+		struct net_record net;
+	} record = { .net = { .op = NET_SOCKET,
+			      .family = arguments->of[1],
+			      .kind = arguments->of[2] & SOCK_TYPE_MASK,
+			      .protocol = arguments->of[3],
+			      .result = result < 0 ? result : 0 } };
+
+	if (!is_special(record.net.family, record.net.kind))
+		return 0;
+	begin(teller, &record.header, CLASS_NET, KIND_NET, PROV_SYSCALL);
+	return send(teller->session, CLASS_NET, &record.header, sizeof(record));
+}
+
 static __noinline int tell_of_socket(struct teller *teller, struct arguments *arguments, __u32 call, long result)
 {
 	__u32 failed = result < 0 ? (__u32)-result << 8 : 0;
@@ -213,20 +237,8 @@ static __noinline int tell_of_socket(struct teller *teller, struct arguments *ar
 
 	if (!(teller->session->classes & (1 << CLASS_NET)))
 		return 0;
-	if (call == __NR_socket) {
-		struct {
-			struct header header;
-			struct net_record net;
-		} record = { .net = { .op = NET_SOCKET,
-				      .family = arguments->of[1],
-				      .kind = arguments->of[2] & SOCK_TYPE_MASK,
-				      .protocol = arguments->of[3],
-				      .result = result < 0 ? result : 0 } };
-		if (!is_special(record.net.family, record.net.kind))
-			return 0;
-		begin(teller, &record.header, CLASS_NET, KIND_NET, PROV_SYSCALL);
-		return send(teller->session, CLASS_NET, &record.header, sizeof(record));
-	}
+	if (call == __NR_socket)
+		return tell_socket_made(teller, arguments, result);
 	if (call == __NR_sendmmsg) {
 		for (int i = 0; i < MESSAGES_MAX && i < result; i++) {
 			void *at = (void *)arguments->of[2] + i * MMSGHDR_BYTES;
@@ -269,17 +281,20 @@ static __always_inline __u32 process_of(struct task_struct *task, __s32 fd)
 /* Descriptors that came with a message. */
 static __noinline int tell_received(struct teller *teller, struct arguments *arguments)
 {
-	struct user_msghdr message = {};
+	struct {
+		void *control;
+		__u64 control_length;
+	} message = {};
 	struct {
 		__u64 length;
 		__s32 level;
 		__s32 type;
-		__s32 fds[DESCRIPTORS_MAX];
 	} control = {};
 
-	bpf_probe_read_user(&message, sizeof(message), (void *)arguments->of[2]);
-	if (!message.control || message.control_length < 16 || !(teller->session->classes & (1 << CLASS_FILE)) ||
-	    bpf_probe_read_user(&control, 16, message.control))
+	bpf_probe_read_user(&message, sizeof(message),
+			    (void *)arguments->of[2] + __builtin_offsetof(struct user_msghdr, control));
+	if (!message.control || message.control_length < sizeof(control) || !(teller->session->classes & (1 << CLASS_FILE)) ||
+	    bpf_probe_read_user(&control, sizeof(control), message.control))
 		return 0;
 	if (control.level != SOL_SOCKET || control.type != SCM_RIGHTS || control.length <= 16)
 		return 0;
@@ -289,9 +304,7 @@ static __noinline int tell_received(struct teller *teller, struct arguments *arg
 		if (i >= count)
 			break;
 		bpf_probe_read_user(&fd, sizeof(fd), message.control + 16 + i * 4);
-		struct file *file = file_of(teller->task, fd);
-		if (file)
-			tell_open(teller, file, FILE_RECEIVE, PROV_TP);
+		tell_descriptor(teller, fd, FILE_RECEIVE);
 	}
 	return 0;
 }
@@ -451,6 +464,8 @@ int BPF_PROG(sys_exit, struct pt_regs *regs, long result)
 				(__u32)regs->di, (__u32)regs->bp },
 		};
 		arguments = passed;
+		/* What the verifier knew of it, it may have forgotten. */
+		barrier_var(call);
 		call = of_32bit[call & (CALLS_MAX - 1)];
 		result = (__s32)result;
 	} else {
@@ -484,8 +499,9 @@ int BPF_PROG(sys_exit, struct pt_regs *regs, long result)
 
 #define SI_USER 0
 #define SI_TKILL -6
-/* Below are numbers that the kernel uses for itself. */
-#define INFO_MIN 4096UL
+/* What stands for no structure: of a program's, as kill(2) sends them from Linux 7.0 on; of the kernel's. */
+#define INFO_NONE 0
+#define INFO_KERNEL 1
 
 /* To others: what a session does with its own processes is its business. */
 SEC("tp_btf/signal_generate")
@@ -493,9 +509,9 @@ int BPF_PROG(signal_generate, int signal, struct kernel_siginfo *info, struct ta
 {
 	struct teller teller;
 
-	if ((unsigned long)info < INFO_MIN || !tell(&teller))
+	if ((unsigned long)info == INFO_KERNEL || !tell(&teller))
 		return 0;
-	int code = BPF_CORE_READ(info, si_code);
+	int code = info == INFO_NONE ? SI_USER : BPF_CORE_READ(info, si_code);
 	struct mark *mark = mark_of(target);
 	if ((code != SI_USER && code != SI_TKILL) || (mark && mark->session == teller.number))
 		return 0;

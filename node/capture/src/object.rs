@@ -16,7 +16,7 @@ use sha2::{Digest as _, Sha256};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::pins::{Manifest, Pins};
-use crate::rules::enforcer::Enforcer;
+use crate::rules::enforcer::{self, Enforcer};
 
 /// Built by `cargo xtask ebpf`.
 pub(crate) static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../ebpf/capture.bpf.o");
@@ -56,6 +56,8 @@ pub(crate) struct Object {
     _ebpf: Option<Ebpf>,
     /// Those that the kernel passes over where one is running on the CPU already.
     passed_over: Vec<ProgramFd>,
+    /// How often a program could not find out whose a task is.
+    unsure: Map,
     /// Where they are: a session may remove a pin, and the program goes on.
     _links: Vec<PinnedLink>,
 }
@@ -222,29 +224,33 @@ impl Object {
         name_ours(&mut ebpf)?;
         let mut take = |name| ebpf.take_map(name).ok_or(LoadError::Missing(name));
         let (maps, rings) = Maps::take(&mut take)?;
+        let unsure = take("unsure")?;
         if let Some(pins) = pins {
             let refused = |done: &Result<(), Refusal>| done.as_ref().err().cloned();
             let coverage = coverage.iter().map(|(name, done)| (name.clone(), refused(done)));
             let manifest = Manifest { object, coverage: coverage.collect() };
             pins.keep(&manifest).map_err(LoadError::Pins)?;
         }
-        let passed_over = tracing_programs(&maps)?;
-        Ok((Self { coverage, passed_over, _ebpf: Some(ebpf), _links: links }, maps, rings))
+        let passed_over = may_be_passed_over(&maps)?;
+        let _ebpf = Some(ebpf);
+        Ok((Self { coverage, passed_over, unsure, _ebpf, _links: links }, maps, rings))
     }
 
     /// From the pins: the links hold the programs.
     fn find(pins: &Pins, manifest: Manifest) -> Result<(Self, Maps, Rings), LoadError> {
         let mut take = |name: &'static str| Ok(Map::from_map_data(pins.map(name)?)?);
         let (maps, rings) = Maps::take(&mut take)?;
+        let unsure = take("unsure")?;
         let done = |refused: Option<Refusal>| refused.map_or(Ok(()), Err);
         let coverage = manifest.coverage.into_iter().map(|(name, refused)| (name, done(refused)));
         let _links = pins.links().map_err(LoadError::Pins)?;
-        let passed_over = tracing_programs(&maps)?;
+        let passed_over = may_be_passed_over(&maps)?;
         let coverage = coverage.collect();
-        Ok((Self { coverage, passed_over, _ebpf: None, _links }, maps, rings))
+        Ok((Self { coverage, passed_over, unsure, _ebpf: None, _links }, maps, rings))
     }
 
-    /// How often the kernel did not run a program of ours, all in all, since the same one was preempted on that CPU.
+    /// How often the kernel did not run a program of ours, all in all, since the same one was preempted on that CPU; or did
+    /// not say whose a task is, for the like reason.
     pub(crate) fn passed_over(&self) -> u64 {
         let misses = |program: &ProgramFd| {
             let info = format!("/proc/self/fdinfo/{}", program.as_fd().as_raw_fd());
@@ -252,7 +258,8 @@ impl Object {
             let line = text.lines().find_map(|line| line.strip_prefix("recursion_misses:"))?;
             line.trim().parse::<u64>().ok()
         };
-        self.passed_over.iter().filter_map(misses).sum()
+        let unsure = Array::<_, u64>::try_from(&self.unsure).and_then(|count| count.get(&0, 0));
+        self.passed_over.iter().filter_map(misses).sum::<u64>() + unsure.unwrap_or_default()
     }
 
     /// Tier A: the kernel asks before things happen.
@@ -261,14 +268,15 @@ impl Object {
     }
 }
 
-/// Our programs that are no LSM programs.
-fn tracing_programs(maps: &Maps) -> Result<Vec<ProgramFd>, LoadError> {
+/// Our programs that the kernel may pass over: none of LSM from Linux 6.2 on.
+fn may_be_passed_over(maps: &Maps) -> Result<Vec<ProgramFd>, LoadError> {
+    let lsm_too = enforcer::is_before(&release(), (6, 2));
     let mut found = Vec::new();
     let ours = lock(&maps.our_programs);
     for info in loaded_programs() {
         // Of others', some may be gone by now.
         let Ok(info) = info else { continue };
-        if ours.get(&info.id(), 0).is_ok() && info.program_type() as u32 == TRACING {
+        if ours.get(&info.id(), 0).is_ok() && (lsm_too || info.program_type() as u32 == TRACING) {
             found.push(info.fd()?);
         }
     }
@@ -277,6 +285,11 @@ fn tracing_programs(maps: &Maps) -> Result<Vec<ProgramFd>, LoadError> {
 
 /// `BPF_PROG_TYPE_TRACING` of linux/bpf.h.
 const TRACING: u32 = 26;
+
+/// Of the kernel that runs, as uname(1) has it.
+pub(crate) fn release() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default()
+}
 
 /// Tells the programs which maps and programs are ours: who takes hold of them in a session tampers.
 fn name_ours(ebpf: &mut Ebpf) -> Result<(), LoadError> {
@@ -294,7 +307,7 @@ fn name_ours(ebpf: &mut Ebpf) -> Result<(), LoadError> {
     Ok(())
 }
 
-/// What came of the programs: first those that need LSM or nothing, then, where LSM is refused, those that stand in for them.
+/// What came of the programs: first those of LSM, then those that go with them, or stand in for them where they are refused.
 fn attach_all(
     ebpf: &mut Ebpf,
     btf: &Btf,
@@ -303,30 +316,31 @@ fn attach_all(
 ) -> BTreeMap<String, Result<(), Refusal>> {
     let mut coverage = BTreeMap::new();
     // First the one that tells whether programs of its kind run.
-    if let Some(program) = ebpf.program_mut(ASKED) {
-        coverage.insert(ASKED.to_owned(), attach(ASKED, program, btf, pins, links));
-    }
-    let is_asked = is_asked(ebpf);
-    for (name, program) in ebpf.programs_mut().filter(|(name, _)| !stands_in(name)) {
-        let never = matches!(program, Program::Lsm(_))
-            && matches!(coverage.get(ASKED), Some(Ok(())))
-            && !is_asked;
-        if name == ASKED && !never {
-            continue;
-        }
-        let done = if never {
-            Err(Refusal(NEVER_ASKED.to_owned()))
-        } else {
-            attach(name, program, btf, pins, links)
+    let taken = ebpf.program_mut(ASKED).map(|program| attach(ASKED, program, btf, pins, links));
+    let never_run = matches!(taken, Some(Ok(()))) && !is_asked(ebpf);
+    for (name, program) in ebpf.programs_mut().filter(|(_, program)| of_lsm(program)) {
+        let done = match &taken {
+            _ if never_run => Err(Refusal(NEVER_ASKED.to_owned())),
+            Some(taken) if name == ASKED => taken.clone(),
+            Some(_) | None => attach(name, program, btf, pins, links),
         };
         coverage.insert(name.to_owned(), done);
     }
-    if !has_lsm(&coverage) {
-        for (name, program) in ebpf.programs_mut().filter(|(name, _)| stands_in(name)) {
-            coverage.insert(name.to_owned(), attach(name, program, btf, pins, links));
-        }
+    let tier_a = has_lsm(&coverage);
+    for (name, program) in ebpf.programs_mut().filter(|(_, program)| !of_lsm(program)) {
+        let done = match (tier_a, program) {
+            // Those that stand in are not worth a word where nobody needs them.
+            (true, _) if stands_in(name) => continue,
+            (false, Program::FExit(_)) => Err(Refusal(TOLD_ALREADY.to_owned())),
+            (true | false, program) => attach(name, program, btf, pins, links),
+        };
+        coverage.insert(name.to_owned(), done);
     }
     coverage
+}
+
+fn of_lsm(program: &Program) -> bool {
+    matches!(program, Program::Lsm(_))
 }
 
 /// Whether a program is for kernels without LSM programs only.
@@ -388,10 +402,12 @@ pub fn hook_of(program: &str) -> &str {
 }
 
 /// For kernels without LSM programs: at the end of each system call of everybody, which costs.
-const STAND_INS: [&str; 3] = ["io_uring_submit_req", "signal_generate", "sys_exit"];
+const STAND_INS: [&str; 4] =
+    ["io_uring_submit_req", "io_uring_submit_sqe", "signal_generate", "sys_exit"];
 /// The LSM program that tells whether such programs run.
 const ASKED: &str = "bpf";
 const NEVER_ASKED: &str = "it would never run: `bpf` is not among the kernel's lsm=";
+const TOLD_ALREADY: &str = "not needed: the ends of all system calls are told of";
 const PREFIXES: [&str; 2] = ["delegate_", "enforce_"];
 
 /// The error and what it came from, in a line.

@@ -56,12 +56,12 @@ impl Coverage {
         bail!("{}\nIf that is as it should be: {BLESS}", worse.join("\n"))
     }
 
-    /// Makes what was seen the measure; kernels that were not tested keep their rows.
+    /// Makes what was seen the measure; kernels and tiers that were not tested keep their rows.
     pub(super) fn write(&self) -> Result<()> {
         let merged = |file: &str, new: &Rows| -> Result<Rows> {
-            let tested: Vec<&String> = new.keys().map(|(kernel, ..)| kernel).collect();
+            let tested: Vec<_> = new.keys().map(|(kernel, tier, ..)| (kernel, tier)).collect();
             let mut rows = read(file)?;
-            rows.retain(|(kernel, ..), _| !tested.contains(&kernel));
+            rows.retain(|(kernel, tier, ..), _| !tested.contains(&(kernel, tier)));
             rows.extend(new.clone());
             Ok(rows)
         };
@@ -73,13 +73,21 @@ impl Coverage {
         Ok(())
     }
 
-    /// In a line: how many of how many cases.
-    pub(super) fn summary(&self, kernel: &str) -> Option<String> {
-        let rows: Vec<_> = self.cases.values().filter(|row| row["kernel"] == kernel).collect();
-        let count = |field: &str| rows.iter().filter(|row| row[field] == true).count();
-        let (seen, attributed) = (count("seen"), count("attributed"));
-        (!rows.is_empty())
-            .then(|| format!("capture: {seen} seen and {attributed} attributed of {}", rows.len()))
+    /// By tier, in a line: how many of how many cases.
+    pub(super) fn summaries(&self, kernel: &str) -> Vec<String> {
+        let rows = |tier: &'static str| {
+            let cases = self.cases.iter();
+            cases.filter(move |((of, on, ..), _)| of == kernel && on == tier).map(|(_, row)| row)
+        };
+        let summary = |tier: &'static str| {
+            let count = |field: &str| rows(tier).filter(|row| row[field] == true).count();
+            let (all, seen, attributed) = (rows(tier).count(), count("seen"), count("attributed"));
+            let text = || {
+                format!("capture, tier {tier}: {seen} seen and {attributed} attributed of {all}")
+            };
+            (all > 0).then(text)
+        };
+        ["A", "B"].into_iter().filter_map(summary).collect()
     }
 }
 
@@ -161,7 +169,7 @@ fn page(cases: &Rows) -> String {
     let mut columns: Vec<(&str, &str)> =
         cases.keys().map(|(kernel, tier, ..)| (kernel.as_str(), tier.as_str())).collect();
     // 6.1 before 6.12, and names after numbers.
-    columns.sort_by_key(|(kernel, _)| (version(kernel), *kernel));
+    columns.sort_by_key(|(kernel, tier)| (version(kernel), *kernel, *tier));
     columns.dedup();
     let mut text = format!("{OPENING}| | case |");
     for (kernel, tier) in &columns {
@@ -191,14 +199,16 @@ fn page(cases: &Rows) -> String {
     text.push_str("\n## What is missed, and why\n");
     for (number, name) in &names {
         // The same on several kernels stands once.
-        let mut notes: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        let mut notes: BTreeMap<&str, Vec<&(&str, &str)>> = BTreeMap::new();
         for column in &columns {
             let note = row(column, *number).and_then(|row| row["note"].as_str());
             if let Some(note) = note.filter(|note| !note.is_empty()) {
-                notes.entry(note).or_default().push(column.0);
+                notes.entry(note).or_default().push(column);
             }
         }
-        for (note, kernels) in notes {
+        for (note, columns) in notes {
+            let kernels = columns.iter().map(|(kernel, tier)| format!("{kernel} {tier}"));
+            let kernels: Vec<String> = kernels.collect();
             text.push_str(&format!("- {number}, {name} ({}): {note}\n", kernels.join(", ")));
         }
     }
@@ -287,7 +297,7 @@ mod tests {
             "| 1 | n | yes |",
             "| 2 | n | no |",
             "| | seen and attributed | 1 of 2 |",
-            "- 2, n (6.1): why",
+            "- 2, n (6.1 A): why",
         ] {
             assert!(text.contains(line), "{text}");
         }

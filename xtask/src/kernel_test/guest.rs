@@ -27,21 +27,15 @@ const TAIL_LINES: usize = 40;
 const COMPLAINTS: &[&str] =
     &["BUG:", "Kernel panic", "Oops", "WARNING: CPU", "WARNING: at", "general protection fault"];
 
-/// How to boot a kernel with files for it; `environment` is a name that the tests are to have in theirs.
-pub(super) fn command(
-    kernel: &Kernel,
-    files: &Path,
-    only: &[String],
-    environment: Option<&str>,
-) -> Command {
-    let mut line = "console=ttyS0 panic=-1 loglevel=5 random.trust_cpu=on lsm=lockdown,capability,landlock,yama,bpf"
-            .to_owned();
+/// How to boot a kernel with files for it; `words` go to its command line, and what it does not know to the init's
+/// environment.
+pub(super) fn command(kernel: &Kernel, files: &Path, only: &[String], words: &[String]) -> Command {
+    let mut line = "console=ttyS0 panic=-1 loglevel=5 random.trust_cpu=on".to_owned();
     if !only.is_empty() {
         line.push_str(&format!(" kernel_tests={}", only.join(",")));
     }
-    // The kernel gives what it does not know to the init.
-    if let Some(name) = environment {
-        line.push_str(&format!(" {name}=1"));
+    for word in words {
+        line.push_str(&format!(" {word}"));
     }
     let mut command = Command::new("qemu-system-x86_64");
     // Never /dev/kvm: some machines have one under which a stock kernel does not boot. One thread for both processors: with a

@@ -57,6 +57,14 @@ impl Wanted {
         }
     }
 
+    /// Whether the capture is tried on it without LSM programs, too: the oldest, the newest, and what most people run.
+    pub(super) fn is_booted_without_lsm(self) -> bool {
+        match self {
+            Self::V6_1 | Self::V6_12 | Self::Rekey => true,
+            Self::V6_18 => false,
+        }
+    }
+
     /// By a release's leading numbers.
     pub(super) fn is(self, release: &str) -> bool {
         match (self, numbers(release).get(..2)) {

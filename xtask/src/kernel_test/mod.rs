@@ -48,6 +48,12 @@ pub(crate) struct Options {
     /// Have the capture's tests print every event; they stand in the console's file.
     #[arg(long)]
     events: bool,
+    /// Boot only so that no LSM programs run (Tier B); without this, some kernels are booted both ways for the capture.
+    #[arg(long)]
+    without_lsm: bool,
+    /// Words for the kernel's command line, such as preempt=full.
+    #[arg(long, value_name = "WORD")]
+    boot: Vec<String>,
     /// Make what the capture sees the measure, and write it to docs/reference.
     #[arg(long)]
     write_coverage: bool,
@@ -86,7 +92,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let mut coverage = Coverage::default();
     let mut failed = Vec::new();
     // A kernel that is missing here was told of when it was looked for.
-    let places = wanted.iter().filter_map(|wanted| kernels::cached(*wanted)).map(Place::Guest);
+    let places = wanted.iter().flat_map(|wanted| places(*wanted, options));
     for place in places.chain(options.native.then_some(Place::Here)) {
         if let Err(error) = test(&place, &program, options, &mut coverage) {
             println!("{}: {error:#}", place.name());
@@ -101,8 +107,29 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 /// Where the tests run.
 enum Place {
-    Guest(Kernel),
+    Guest(Kernel, Lsm),
     Here,
+}
+
+/// Whether the kernel asks LSM programs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Lsm {
+    Bpf,
+    /// As most distributions boot: the capture's Tier B.
+    NoBpf,
+}
+
+/// How a kernel is booted. One that is missing here was told of when it was looked for.
+fn places(wanted: Wanted, options: &Options) -> impl Iterator<Item = Place> {
+    let is_for_capture = options.only.is_empty()
+        || options.only.iter().any(|word| "capture".contains(word.as_str()));
+    let both = wanted.is_booted_without_lsm() && is_for_capture;
+    let ways = [
+        (!options.without_lsm).then_some(Lsm::Bpf),
+        (options.without_lsm || both).then_some(Lsm::NoBpf),
+    ];
+    let ways = ways.into_iter().flatten();
+    ways.filter_map(move |lsm| kernels::cached(wanted).map(|kernel| Place::Guest(kernel, lsm)))
 }
 
 /// What the tests' environment has where they are to print events.
@@ -113,7 +140,7 @@ const NATIVE: &str = "native";
 impl Place {
     fn name(&self) -> &'static str {
         match self {
-            Self::Guest(kernel) => kernel.wanted.name(),
+            Self::Guest(kernel, _) => kernel.wanted.name(),
             Self::Here => NATIVE,
         }
     }
@@ -121,7 +148,7 @@ impl Place {
     /// Whether it is the same wherever the tests run.
     fn is_pinned(&self) -> bool {
         match self {
-            Self::Guest(kernel) => !kernel.is_stand_in(),
+            Self::Guest(kernel, _) => !kernel.is_stand_in(),
             Self::Here => false,
         }
     }
@@ -130,7 +157,7 @@ impl Place {
 fn test(place: &Place, program: &Path, options: &Options, coverage: &mut Coverage) -> Result<()> {
     let started = Instant::now();
     let report = match place {
-        Place::Guest(kernel) => test_in_guest(kernel, program, options),
+        Place::Guest(kernel, lsm) => test_in_guest(kernel, *lsm, program, options),
         Place::Here => test_here(program, options),
     }?;
     coverage.take(place.name(), place.is_pinned(), &report.data)?;
@@ -140,29 +167,39 @@ fn test(place: &Place, program: &Path, options: &Options, coverage: &mut Coverag
     if options.only.is_empty() && summary.starts_with("nothing") {
         bail!("no test ran");
     }
-    if let Some(summary) = coverage.summary(name) {
+    for summary in coverage.summaries(name) {
         println!("-- {name}: {summary}");
     }
     Ok(())
 }
 
-fn test_in_guest(kernel: &Kernel, program: &Path, options: &Options) -> Result<Report> {
+fn test_in_guest(kernel: &Kernel, lsm: Lsm, program: &Path, options: &Options) -> Result<Report> {
     let files = kernel.folder.join("initramfs.cpio");
     let archive = initramfs::build(kernel, program).context("the guest's files")?;
     fs::write(&files, archive).with_context(|| format!("cannot write {}", files.display()))?;
     let only = match options.only.as_slice() {
+        [] if lsm == Lsm::NoBpf => vec!["capture".to_owned()],
         [] => kernel.wanted.only().iter().map(ToString::to_string).collect(),
         named => named.to_vec(),
     };
-    let mut command = guest::command(kernel, &files, &only, options.events.then_some(EVENTS));
-    println!("-- {}: Linux {}", kernel.wanted.name(), kernel.release);
+    let (modules, log, note) = match lsm {
+        Lsm::Bpf => ("lsm=lockdown,capability,landlock,yama,bpf", "console.log", ""),
+        Lsm::NoBpf => {
+            ("lsm=lockdown,capability,landlock,yama", "without-lsm.log", ", without LSM programs")
+        }
+    };
+    let mut words = vec![modules.to_owned()];
+    words.extend(options.boot.iter().cloned());
+    words.extend(options.events.then(|| format!("{EVENTS}=1")));
+    let mut command = guest::command(kernel, &files, &only, &words);
+    println!("-- {}: Linux {}{note}", kernel.wanted.name(), kernel.release);
     if kernel.is_stand_in() {
         println!("-- {}: not the one that is pinned", kernel.wanted.name());
     }
     if options.keep {
         println!("$ {}", process::line(&command));
     }
-    let report = guest::boot(&mut command, &kernel.folder.join("console.log"));
+    let report = guest::boot(&mut command, &kernel.folder.join(log));
     if !options.keep {
         // A folder of the build; left over, it does no harm.
         drop(fs::remove_file(&files));

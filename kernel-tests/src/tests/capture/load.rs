@@ -29,9 +29,7 @@ pub(super) fn every_program_is_taken_or_has_no_hook() {
                 (None, "no such hook".to_owned())
             }
             Err(error) => {
-                if !capture::stands_in(name) {
-                    refused.push(format!("{name}: {}", last_words(&error)));
-                }
+                refused.push(format!("{name}: {}", last_words(&error)));
                 (None, "refused".to_owned())
             }
         };

@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 
 use super::{Live, lock};
 use crate::RulesOf;
+use crate::object;
 use crate::rules::enforcer;
 
 /// Where a session's rules come from, and who is told when they cannot be kept.
@@ -107,9 +108,8 @@ impl Live {
 
     /// Whether the kernel does what rules say. Those that only watch are told as not watched, and no reason to refuse.
     pub(super) fn can_keep(&self, rules: &CaptureRules) -> io::Result<()> {
-        let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         let why = enforcer::missing(rules, &self.coverage)
-            .or_else(|| enforcer::digests_unsure(rules, &release));
+            .or_else(|| enforcer::digests_unsure(rules, &object::release()));
         match why {
             None => Ok(()),
             Some(why) if rules.enforces() => Err(crate::unenforced(&why)),

@@ -302,10 +302,15 @@ pub(crate) fn missing(
 /// while a file is read, is not run for who comes by on the same CPU meanwhile, and what is not run denies nothing.
 pub(crate) fn digests_unsure(rules: &CaptureRules, release: &str) -> Option<String> {
     let wanted = rules.deny_exec.iter().any(|rule| matches!(rule, ExecRule::Sha256(_)));
+    let unsure = wanted && is_before(release, (6, 2));
+    unsure.then(|| format!("Linux {} checks a digest not always, 6.2 does", release.trim()))
+}
+
+/// Whether a kernel is older than that; one that does not say may be.
+pub(crate) fn is_before(release: &str, wanted: (u32, u32)) -> bool {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().ok());
     let version: Option<(u32, u32)> = numbers.next().flatten().zip(numbers.next().flatten());
-    let unsure = wanted && version.is_none_or(|version| version < (6, 2));
-    unsure.then(|| format!("Linux {} checks a digest not always, 6.2 does", release.trim()))
+    version.is_none_or(|version| version < wanted)
 }
 
 /// The programs without which rules of a kind would have holes.
