@@ -186,7 +186,11 @@ pub async fn start(
 
 /// What sessions do, from the kernel; those that go on after a node before us, too.
 fn capture(data_dir: &Path, host_id: &str, audit: &Arc<dyn audit::Audit>) -> Capture {
-    let home = capture::Home { name: host_id.to_owned(), folder: data_dir.join("capture") };
+    let home = capture::Home {
+        name: host_id.to_owned(),
+        folder: data_dir.join("capture"),
+        programs: capture::PROGRAMS,
+    };
     let audit = Arc::clone(audit);
     Capture::start(Some(&home), &move |facts| Arc::new(Restored::new(facts, Arc::clone(&audit))))
 }

@@ -47,7 +47,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use self::live::{Begun, Live};
-pub use self::object::{LoadError, Refusal, hook_of, stands_in};
+pub use self::object::{LoadError, PROGRAMS, Refusal, hook_of, stands_in};
 pub use self::pins::Home;
 
 /// Where a session's events go.
@@ -202,6 +202,11 @@ impl Capture {
     /// What came of each program, by name.
     pub fn coverage(&self) -> BTreeMap<String, Result<(), Refusal>> {
         self.0.as_ref().map(|live| live.coverage()).unwrap_or_default()
+    }
+
+    /// The programs are of a node before this one, and others: until no session runs.
+    pub fn is_behind(&self) -> bool {
+        self.0.as_ref().is_ok_and(|live| live.is_behind())
     }
 
     /// The node ends in an orderly way: what no session needs any more leaves the kernel.

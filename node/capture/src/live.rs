@@ -1,8 +1,10 @@
 //! The sessions that are watched: whose record it is, what becomes of it, and what the kernel says that it has lost.
 //!
+//! - [`programs`]: the programs of a node before us, until no session runs
 //! - [`restore`]: those of a node before us
 //! - [`rules`]: what they must not do, also when that changes
 
+mod programs;
 mod restore;
 mod rules;
 
@@ -20,7 +22,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::loss::{CLASS_NAMES, losses, summary};
-use crate::object::{LoadError, Maps, Object, Refusal};
+use crate::object::{LoadError, Maps, Object, PROGRAMS, Refusal};
 use crate::pins;
 use crate::pins::{Home, Kept, Pins};
 use crate::record::{Body, Record};
@@ -33,7 +35,6 @@ use crate::{Restore, Sink, Tier, Totals, Wanted, reader};
 #[derive(Debug)]
 pub(crate) struct Live {
     maps: Maps,
-    coverage: BTreeMap<String, Result<(), Refusal>>,
     tier: Tier,
     sessions: Mutex<Sessions>,
     next: AtomicU64,
@@ -43,7 +44,7 @@ pub(crate) struct Live {
     /// Where it outlives us.
     pins: Option<Pins>,
     /// Holds programs and links.
-    object: Object,
+    object: Mutex<Object>,
 }
 
 #[derive(Debug, Default)]
@@ -159,7 +160,7 @@ impl Live {
         let runtime = Handle::try_current().map_err(|_| LoadError::Missing("a runtime"))?;
         let kept = home.map(|home| {
             let pins = Pins::open(home).map_err(LoadError::Pins)?;
-            let loaded = Object::load(Some(&pins)).inspect_err(|_| pins.remove())?;
+            let loaded = Object::load(home.programs, Some(&pins)).inspect_err(|_| pins.remove())?;
             Ok((Some(pins), loaded))
         });
         let (pins, (object, maps, rings)) = match kept {
@@ -167,22 +168,24 @@ impl Live {
             Some(Err(error)) => {
                 let error: &dyn std::error::Error = &error as &LoadError;
                 tracing::warn!(error, "sessions are lost sight of when this node ends");
-                (None, Object::load(None)?)
+                (None, Object::load(PROGRAMS, None)?)
             }
-            None => (None, Object::load(None)?),
+            None => (None, Object::load(PROGRAMS, None)?),
         };
         let live = Arc::new(Self {
             maps,
-            coverage: object.coverage.clone(),
             tier: if object.has_lsm() { Tier::A } else { Tier::B },
             sessions: Mutex::default(),
             next: AtomicU64::new(1),
             renewing: Mutex::default(),
             runtime,
             pins,
-            object,
+            object: Mutex::new(object),
         });
         live.restore(restore);
+        if let Some(home) = home {
+            programs::replace(&live, home.programs).map_err(LoadError::Thread)?;
+        }
         reader::start(Arc::downgrade(&live), rings).map_err(LoadError::Thread)?;
         live.runtime.spawn(give_back());
         Ok(live)
@@ -193,7 +196,7 @@ impl Live {
     }
 
     pub(crate) fn coverage(&self) -> BTreeMap<String, Result<(), Refusal>> {
-        self.coverage.clone()
+        lock(&self.object).coverage.clone()
     }
 
     pub(crate) fn totals(&self) -> Totals {
@@ -208,8 +211,7 @@ impl Live {
 
     /// No task is watched.
     pub(crate) fn is_idle(&self) -> bool {
-        let sessions = lock(&self.sessions);
-        sessions.by_number.len() == sessions.over.len()
+        lock(&self.sessions).is_idle()
     }
 
     /// A new session.
@@ -304,7 +306,7 @@ impl Live {
     pub(crate) fn leave(&self) {
         let sessions = lock(&self.sessions);
         if let Some(pins) = &self.pins
-            && sessions.by_number.len() == sessions.over.len()
+            && sessions.is_idle()
         {
             for number in &sessions.over {
                 pins.forget(*number);
@@ -385,14 +387,14 @@ impl Live {
         for number in numbers {
             self.account(&mut sessions, number);
         }
-        if sessions.by_number.len() > sessions.over.len() {
+        if !sessions.is_idle() {
             self.tell_passed_over(&mut sessions);
         }
     }
 
     /// Programs of ours that the kernel did not run: whose record it was to be is not known.
     fn tell_passed_over(&self, sessions: &mut Sessions) {
-        let passed_over = self.object.passed_over();
+        let passed_over = lock(&self.object).passed_over();
         let count = passed_over.saturating_sub(sessions.passed_over);
         sessions.passed_over = passed_over;
         if count > 0 {
@@ -457,6 +459,11 @@ impl Live {
 }
 
 impl Sessions {
+    /// No task is watched.
+    fn is_idle(&self) -> bool {
+        self.by_number.len() == self.over.len()
+    }
+
     /// What a record means for whom; the session, where its first process or its last task has ended.
     fn take(
         &mut self,

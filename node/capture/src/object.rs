@@ -1,5 +1,9 @@
 //! The kernel programs in their object: loaded one by one, since a kernel that refuses one may take the others, and what
 //! came of each. Probing is loading: what a kernel says of itself proves nothing.
+//!
+//! - [`replace`]: ours in the place of those of a node before us
+
+mod replace;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -15,11 +19,11 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::pins::{Manifest, Pins};
+use crate::pins::{LINK, Manifest, Pins};
 use crate::rules::enforcer::{self, Enforcer};
 
 /// Built by `cargo xtask ebpf`.
-pub(crate) static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../ebpf/capture.bpf.o");
+pub static PROGRAMS: &[u8] = aya::include_bytes_aligned!("../../../ebpf/capture.bpf.o");
 
 /// Why nothing can be captured.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +56,8 @@ pub struct Refusal(String);
 pub(crate) struct Object {
     /// What came of each program, by name.
     pub(crate) coverage: BTreeMap<String, Result<(), Refusal>>,
+    /// They are of a node before us, and others than ours.
+    pub(crate) is_behind: bool,
     /// Holds programs and links, where they are not pinned.
     _ebpf: Option<Ebpf>,
     /// Those that the kernel passes over where one is running on the CPU already.
@@ -189,11 +195,17 @@ impl Object {
     ///
     /// # Errors
     /// The kernel takes not even what is essential.
-    pub(crate) fn load(pins: Option<&Pins>) -> Result<(Self, Maps, Rings), LoadError> {
-        let object = hex::encode(Sha256::digest(OBJECT));
+    pub(crate) fn load(
+        programs: &[u8],
+        pins: Option<&Pins>,
+    ) -> Result<(Self, Maps, Rings), LoadError> {
+        let object = hex::encode(Sha256::digest(programs));
         if let Some(pins) = pins {
-            if let Some(manifest) = pins.kept(&object) {
-                match Self::find(pins, manifest) {
+            if let Some(manifest) = pins.kept()
+                && (manifest.object == object || replace::is_possible(programs, &manifest))
+            {
+                let is_behind = manifest.object != object;
+                match Self::find(pins, manifest, is_behind) {
                     Ok(found) => return Ok(found),
                     Err(error) => {
                         let error = &error as &dyn std::error::Error;
@@ -205,7 +217,7 @@ impl Object {
         }
         let btf = Btf::from_sys_fs().map_err(LoadError::Btf)?;
         // Task storage, of which aya knows only that it is a map.
-        let mut ebpf = EbpfLoader::new().btf(Some(&btf)).allow_unsupported_maps().load(OBJECT)?;
+        let mut ebpf = EbpfLoader::new().btf(Some(&btf)).allow_unsupported_maps().load(programs)?;
         if let Some(pins) = pins {
             for (name, map) in ebpf.maps() {
                 // Sections of the object's data are no maps that anybody asks for.
@@ -215,29 +227,27 @@ impl Object {
             }
         }
         let mut links = Vec::new();
-        let coverage = attach_all(&mut ebpf, &btf, pins, &mut links);
-        for name in ESSENTIAL {
-            if let Some(Err(refusal)) = coverage.get(name) {
-                return Err(LoadError::Essential(name, refusal.clone()));
-            }
-        }
+        let place = pins.map(|pins| Place { pins, prefix: LINK });
+        let coverage = attach_all(&mut ebpf, &btf, place, &mut links);
+        has_essential(&coverage)?;
         name_ours(&mut ebpf)?;
         let mut take = |name| ebpf.take_map(name).ok_or(LoadError::Missing(name));
         let (maps, rings) = Maps::take(&mut take)?;
         let unsure = take("unsure")?;
         if let Some(pins) = pins {
-            let refused = |done: &Result<(), Refusal>| done.as_ref().err().cloned();
-            let coverage = coverage.iter().map(|(name, done)| (name.clone(), refused(done)));
-            let manifest = Manifest { object, coverage: coverage.collect() };
-            pins.keep(&manifest).map_err(LoadError::Pins)?;
+            remember(pins, programs, &coverage)?;
         }
         let passed_over = may_be_passed_over(&maps)?;
-        let _ebpf = Some(ebpf);
-        Ok((Self { coverage, passed_over, unsure, _ebpf, _links: links }, maps, rings))
+        let (is_behind, _ebpf, _links) = (false, Some(ebpf), links);
+        Ok((Self { coverage, is_behind, passed_over, unsure, _ebpf, _links }, maps, rings))
     }
 
     /// From the pins: the links hold the programs.
-    fn find(pins: &Pins, manifest: Manifest) -> Result<(Self, Maps, Rings), LoadError> {
+    fn find(
+        pins: &Pins,
+        manifest: Manifest,
+        is_behind: bool,
+    ) -> Result<(Self, Maps, Rings), LoadError> {
         let mut take = |name: &'static str| Ok(Map::from_map_data(pins.map(name)?)?);
         let (maps, rings) = Maps::take(&mut take)?;
         let unsure = take("unsure")?;
@@ -246,7 +256,7 @@ impl Object {
         let _links = pins.links().map_err(LoadError::Pins)?;
         let passed_over = may_be_passed_over(&maps)?;
         let coverage = coverage.collect();
-        Ok((Self { coverage, passed_over, unsure, _ebpf: None, _links }, maps, rings))
+        Ok((Self { coverage, is_behind, passed_over, unsure, _ebpf: None, _links }, maps, rings))
     }
 
     /// How often the kernel did not run a program of ours, all in all, since the same one was preempted on that CPU; or did
@@ -266,6 +276,38 @@ impl Object {
     pub(crate) fn has_lsm(&self) -> bool {
         has_lsm(&self.coverage)
     }
+}
+
+fn has_essential(coverage: &BTreeMap<String, Result<(), Refusal>>) -> Result<(), LoadError> {
+    for name in ESSENTIAL {
+        if let Some(Err(refusal)) = coverage.get(name) {
+            return Err(LoadError::Essential(name, refusal.clone()));
+        }
+    }
+    Ok(())
+}
+
+/// For a node after us.
+fn remember(
+    pins: &Pins,
+    programs: &[u8],
+    coverage: &BTreeMap<String, Result<(), Refusal>>,
+) -> Result<(), LoadError> {
+    let refused = |done: &Result<(), Refusal>| done.as_ref().err().cloned();
+    let coverage = coverage.iter().map(|(name, done)| (name.clone(), refused(done)));
+    let manifest = Manifest {
+        object: hex::encode(Sha256::digest(programs)),
+        layout: replace::layout(programs)?,
+        coverage: coverage.collect(),
+    };
+    pins.keep(&manifest).map_err(LoadError::Pins)
+}
+
+/// Where links are kept, and with what their names begin.
+#[derive(Debug, Clone, Copy)]
+struct Place<'p> {
+    pins: &'p Pins,
+    prefix: &'static str,
 }
 
 /// Our programs that the kernel may pass over: none of LSM from Linux 6.2 on.
@@ -291,7 +333,7 @@ pub(crate) fn release() -> String {
     std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default()
 }
 
-/// Tells the programs which maps and programs are ours: who takes hold of them in a session tampers.
+/// Tells the programs which maps and programs are ours, and no others: who takes hold of them in a session tampers.
 fn name_ours(ebpf: &mut Ebpf) -> Result<(), LoadError> {
     let infos: Vec<_> = ebpf.programs().filter_map(|(_, program)| program.info().ok()).collect();
     let programs: Vec<u32> = infos.iter().map(ProgramInfo::id).collect();
@@ -300,8 +342,12 @@ fn name_ours(ebpf: &mut Ebpf) -> Result<(), LoadError> {
     for (name, ids) in [("our_maps", maps), ("our_programs", programs)] {
         let map = ebpf.map_mut(name).ok_or(LoadError::Missing(name))?;
         let mut map = HashMap::<_, u32, u32>::try_from(map)?;
-        for id in ids {
+        for id in &ids {
             map.insert(id, 1, 0)?;
+        }
+        let before: Vec<u32> = map.keys().flatten().filter(|id| !ids.contains(id)).collect();
+        for id in before {
+            map.remove(&id)?;
         }
     }
     Ok(())
@@ -311,18 +357,18 @@ fn name_ours(ebpf: &mut Ebpf) -> Result<(), LoadError> {
 fn attach_all(
     ebpf: &mut Ebpf,
     btf: &Btf,
-    pins: Option<&Pins>,
+    place: Option<Place<'_>>,
     links: &mut Vec<PinnedLink>,
 ) -> BTreeMap<String, Result<(), Refusal>> {
     let mut coverage = BTreeMap::new();
     // First the one that tells whether programs of its kind run.
-    let taken = ebpf.program_mut(ASKED).map(|program| attach(ASKED, program, btf, pins, links));
+    let taken = ebpf.program_mut(ASKED).map(|program| attach(ASKED, program, btf, place, links));
     let never_run = matches!(taken, Some(Ok(()))) && !is_asked(ebpf);
     for (name, program) in ebpf.programs_mut().filter(|(_, program)| of_lsm(program)) {
         let done = match &taken {
             _ if never_run => Err(Refusal(NEVER_ASKED.to_owned())),
             Some(taken) if name == ASKED => taken.clone(),
-            Some(_) | None => attach(name, program, btf, pins, links),
+            Some(_) | None => attach(name, program, btf, place, links),
         };
         coverage.insert(name.to_owned(), done);
     }
@@ -332,7 +378,7 @@ fn attach_all(
             // Those that stand in are not worth a word where nobody needs them.
             (true, _) if stands_in(name) => continue,
             (false, Program::FExit(_)) => Err(Refusal(TOLD_ALREADY.to_owned())),
-            (true | false, program) => attach(name, program, btf, pins, links),
+            (true | false, program) => attach(name, program, btf, place, links),
         };
         coverage.insert(name.to_owned(), done);
     }
@@ -364,7 +410,7 @@ fn attach(
     name: &str,
     program: &mut Program,
     btf: &Btf,
-    pins: Option<&Pins>,
+    place: Option<Place<'_>>,
     links: &mut Vec<PinnedLink>,
 ) -> Result<(), Refusal> {
     let target = hook_of(name);
@@ -373,10 +419,11 @@ fn attach(
         ($hook:expr) => {{
             $hook.load(target, btf).map_err(refusal)?;
             let link = $hook.attach().map_err(refusal)?;
-            let Some(pins) = pins else { return Ok(()) };
+            let Some(Place { pins, prefix }) = place else { return Ok(()) };
             let link = $hook.take_link(link).map_err(refusal)?;
             let link = FdLink::try_from(link).map_err(|error| Refusal(error.to_string()))?;
-            links.push(pins.keep_link(name, link).map_err(|error| Refusal(reason(&error)))?);
+            let link = pins.keep_link(prefix, name, link);
+            links.push(link.map_err(|error| Refusal(reason(&error)))?);
             Ok(())
         }};
     }

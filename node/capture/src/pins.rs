@@ -1,6 +1,6 @@
 //! What stays in the kernel while no node runs: programs, links and maps in the BPF file system, so that sessions that go on
 //! lose nothing, and beside the node's own data whose they are. The next node goes on from there; one with other programs
-//! begins anew.
+//! puts its own in their place when no session runs, or begins anew where records or maps are others.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};
@@ -26,6 +26,8 @@ pub struct Home {
     pub name: String,
     /// Of the node's data.
     pub folder: PathBuf,
+    /// The kernel programs: [`crate::PROGRAMS`], but for tests.
+    pub programs: &'static [u8],
 }
 
 /// See the module.
@@ -43,6 +45,9 @@ pub(crate) struct Pins {
 pub(crate) struct Manifest {
     /// SHA-256 of the object.
     pub(crate) object: String,
+    /// What another object has to agree with to take its place; a node before this one did not say.
+    #[serde(default)]
+    pub(crate) layout: String,
     /// Of each program, why it was refused.
     pub(crate) coverage: BTreeMap<String, Option<Refusal>>,
 }
@@ -82,11 +87,12 @@ impl Pins {
         Ok(Self { folder, state, _lock: lock })
     }
 
-    /// What is there, where it is of this object; what is there of another is removed.
-    pub(crate) fn kept(&self, object: &str) -> Option<Manifest> {
+    /// What is there.
+    pub(crate) fn kept(&self) -> Option<Manifest> {
         let text = fs::read(self.state.join("manifest.json")).ok()?;
-        let manifest: Manifest = serde_json::from_slice(&text).ok()?;
-        (self.folder.is_dir() && manifest.object == object).then_some(manifest)
+        // Somebody was killed while he put programs in the place of others: both are there, or some of both.
+        let is_torn = !self.named(NEXT).ok()?.is_empty();
+        serde_json::from_slice(&text).ok().filter(|_| !is_torn)
     }
 
     /// Begins anew.
@@ -113,22 +119,47 @@ impl Pins {
     }
 
     /// To be held: a session may remove the pin.
-    pub(crate) fn keep_link(&self, name: &str, link: FdLink) -> io::Result<PinnedLink> {
-        // A name of its own: maps and hooks may be called the same. Without a dot, which this file system refuses.
-        let path = self.folder.join(format!("link_{name}"));
-        link.pin(path).map_err(io::Error::other)
+    pub(crate) fn keep_link(
+        &self,
+        prefix: &str,
+        name: &str,
+        link: FdLink,
+    ) -> io::Result<PinnedLink> {
+        link.pin(self.folder.join(format!("{prefix}{name}"))).map_err(io::Error::other)
     }
 
     /// Those that were kept.
     pub(crate) fn links(&self) -> io::Result<Vec<PinnedLink>> {
-        let mut links = Vec::new();
+        let paths = self.named(LINK)?.into_values();
+        paths.map(|path| PinnedLink::from_pin(path).map_err(io::Error::other)).collect()
+    }
+
+    pub(crate) fn remove_links(&self, prefix: &str) -> io::Result<()> {
+        self.named(prefix)?.into_values().try_for_each(fs::remove_file)
+    }
+
+    pub(crate) fn rename_links(&self, from: &str, to: &str) -> io::Result<()> {
+        let names = self.named(from)?.into_iter();
+        let mut places = names.map(|(name, path)| (path, self.folder.join(format!("{to}{name}"))));
+        places.try_for_each(|(path, place)| fs::rename(path, place))
+    }
+
+    /// The maps, by name.
+    pub(crate) fn maps(&self) -> io::Result<BTreeMap<String, PathBuf>> {
+        let is_map = |name: &str| ![LINK, NEXT, OWNER].iter().any(|other| name.starts_with(other));
+        Ok(self.named("")?.into_iter().filter(|(name, _)| is_map(name)).collect())
+    }
+
+    /// What has names that begin so, by what follows.
+    fn named(&self, prefix: &str) -> io::Result<BTreeMap<String, PathBuf>> {
+        let mut found = BTreeMap::new();
         for entry in fs::read_dir(&self.folder)? {
             let entry = entry?;
-            if entry.file_name().to_string_lossy().starts_with("link_") {
-                links.push(PinnedLink::from_pin(entry.path()).map_err(io::Error::other)?);
+            if let Some(rest) = entry.file_name().to_string_lossy().strip_prefix(prefix) {
+                found.insert(rest.to_owned(), entry.path());
             }
         }
-        Ok(links)
+        Ok(found)
     }
 
     pub(crate) fn map(&self, name: &str) -> Result<MapData, MapError> {
@@ -195,6 +226,10 @@ fn remove_abandoned() {
 }
 
 const BPF_FS: &str = "/sys/fs/bpf";
+/// Of links in it, beside maps: maps and hooks may be called the same. Without a dot, which this file system refuses.
+pub(crate) const LINK: &str = "link_";
+/// Of those that are to take their place.
+pub(crate) const NEXT: &str = "next_";
 /// Of a folder with what a node has loaded.
 const PREFIX: &str = "postern-";
 /// In it, where the node's data are.

@@ -185,13 +185,12 @@ impl<'s> Scene<'s> {
         outside
     }
 
-    /// A node of its own, which begins the deed in a session, or goes on with it after another; waits until it is there.
-    pub(super) fn agent(&self, name: &str, begins: bool) -> Agent {
+    /// A node of its own, which begins the deed in a session, or goes on with it after another, as [`agent`] says; waits until
+    /// it is there.
+    pub(super) fn agent(&self, name: &str, how: &[&str]) -> Agent {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["agent", &self.case.number.to_string()]).arg(folder(self.case.number));
-        if begins {
-            command.arg("begin");
-        }
+        command.args(how);
         let facts = self.facts(name);
         let file = File::create(&facts).unwrap();
         command.stdin(Stdio::null()).stderr(file.try_clone().unwrap()).stdout(file);
@@ -230,10 +229,23 @@ impl<'s> Scene<'s> {
         File::create(self.path(agent::STOP)).unwrap();
         wait(&mut last.child);
         let facts = Facts::read(&self.facts(""));
+        self.hear("node", &Facts::read(&last.facts));
         self.hear("", &facts);
         let sid = facts_of([self.case.number, 1]).sid.to_string();
-        let events = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        Told { events, leader, facts, sid }
+        Told { events: events_of(&text), leader, facts, sid }
+    }
+
+    /// What somebody has said who is no more.
+    pub(super) fn said(&self, name: &str, key: &str) -> String {
+        Facts::read(&self.facts(name)).text(key)
+    }
+
+    /// What a node has told of the other part of its deed.
+    pub(super) fn told_again(&self) -> Told {
+        let facts = Facts::read(&self.facts(agent::AGAIN));
+        self.hear(agent::AGAIN, &facts);
+        let text = fs::read_to_string(self.path(agent::TOLD_AGAIN)).unwrap_or_default();
+        Told { events: events_of(&text), leader: facts.number("pid"), facts, sid: String::new() }
     }
 
     /// What the deed says, as soon as it does.
@@ -288,6 +300,11 @@ impl Agent {
         // By the deed already, perhaps.
         self.child.kill().ok();
         self.child.wait().unwrap();
+    }
+
+    /// What it says, as soon as it does.
+    pub(super) fn fact(&self, key: &str) -> String {
+        await_fact(&self.facts, key)
     }
 
     /// Waits until somebody has killed it.
@@ -387,6 +404,10 @@ impl Facts {
     pub(super) fn number(&self, key: &str) -> u32 {
         self.text(key).parse().unwrap_or_default()
     }
+}
+
+fn events_of(lines: &str) -> Vec<serde_json::Value> {
+    lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 fn await_fact(facts: &Path, key: &str) -> String {

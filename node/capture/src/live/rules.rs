@@ -108,7 +108,7 @@ impl Live {
 
     /// Whether the kernel does what rules say. Those that only watch are told as not watched, and no reason to refuse.
     pub(super) fn can_keep(&self, rules: &CaptureRules) -> io::Result<()> {
-        let why = enforcer::missing(rules, &self.coverage)
+        let why = enforcer::missing(rules, &lock(&self.object).coverage)
             .or_else(|| enforcer::digests_unsure(rules, &object::release()));
         match why {
             None => Ok(()),

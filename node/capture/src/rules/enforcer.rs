@@ -364,7 +364,7 @@ mod tests {
             return;
         }
         let mut loader = aya::EbpfLoader::new();
-        let ebpf = loader.allow_unsupported_maps().load(crate::object::OBJECT).unwrap();
+        let ebpf = loader.allow_unsupported_maps().load(crate::object::PROGRAMS).unwrap();
         let again = |name: &'static str| {
             let (Map::Array(data) | Map::HashMap(data) | Map::LpmTrie(data)) =
                 ebpf.map(name).unwrap()
