@@ -52,11 +52,12 @@ pub enum FeedError {
 #[derive(Debug)]
 pub struct PolicyFeed<T> {
     current: watch::Receiver<Arc<Current<T>>>,
+    reached: watch::Receiver<()>,
 }
 
 impl<T> Clone for PolicyFeed<T> {
     fn clone(&self) -> Self {
-        Self { current: self.current.clone() }
+        Self { current: self.current.clone(), reached: self.reached.clone() }
     }
 }
 
@@ -81,6 +82,7 @@ impl<T: Send + Sync + 'static> PolicyFeed<T> {
             },
         };
         let (publish, current) = watch::channel(Arc::new(first));
+        let reached = follower.reached.subscribe();
         tokio::spawn(async move {
             loop {
                 tokio::select! {
@@ -89,7 +91,7 @@ impl<T: Send + Sync + 'static> PolicyFeed<T> {
                 };
             }
         });
-        Ok(Self { current })
+        Ok(Self { current, reached })
     }
     /// The newest.
     pub fn current(&self) -> Arc<Current<T>> {
@@ -98,6 +100,10 @@ impl<T: Send + Sync + 'static> PolicyFeed<T> {
     /// To be told of changes (running sessions re-check themselves).
     pub fn watch(&self) -> watch::Receiver<Arc<Current<T>>> {
         self.current.clone()
+    }
+    /// To be told when auth is there again: it may have forgotten what it was told before.
+    pub fn reached(&self) -> watch::Receiver<()> {
+        self.reached.clone()
     }
 }
 
@@ -120,12 +126,14 @@ struct Follower<T> {
     revision: u64,
     stream: Option<Streaming<SignedSnapshot>>,
     backoff: Backoff,
+    reached: watch::Sender<()>,
 }
 
 impl<T> Follower<T> {
     fn new(path: PathBuf, host: Host, compile: fn(Snapshot) -> Result<T, String>) -> Self {
         let backoff = Backoff::new(RETRY_WAIT_FIRST, RETRY_WAIT_MAX);
-        Self { path, host, compile, verifier: None, revision: 0, stream: None, backoff }
+        let reached = watch::Sender::new(());
+        Self { path, host, compile, verifier: None, revision: 0, stream: None, backoff, reached }
     }
 
     /// What the disk holds, if it can be used. A damaged file is as good as none: auth sends it again.
@@ -182,7 +190,10 @@ impl<T> Follower<T> {
             PolicyClient::new(self.host.auth()).max_decoding_message_size(MESSAGE_BYTES_MAX);
         let request = WatchRequest { known_revision: self.revision };
         match timeout(CALL_WITHIN, client.watch(request)).await {
-            Ok(Ok(answer)) => self.stream = Some(answer.into_inner()),
+            Ok(Ok(answer)) => {
+                self.stream = Some(answer.into_inner());
+                self.reached.send_replace(());
+            }
             Ok(Err(status)) => {
                 tracing::warn!(
                     revision = self.revision,

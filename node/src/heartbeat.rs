@@ -11,13 +11,19 @@ use std::time::Duration;
 use net::shutdown::Shutdown;
 use proto::rpc::HeartbeatRequest;
 use proto::rpc::inventory_client::InventoryClient;
+use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, timeout};
 use tonic::transport::Channel;
 
 use crate::context::NodeContext;
 
-/// Runs until the node stops.
-pub(crate) async fn run(node: Arc<NodeContext>, auth: Channel, shutdown: Shutdown) {
+/// Runs until the node stops. Auth that comes back (`auth_reached`) is told at once: some of what it shows is in its memory only.
+pub(crate) async fn run(
+    node: Arc<NodeContext>,
+    auth: Channel,
+    mut auth_reached: watch::Receiver<()>,
+    shutdown: Shutdown,
+) {
     let mut client = InventoryClient::new(auth);
     let mut ticks = tokio::time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -26,6 +32,7 @@ pub(crate) async fn run(node: Arc<NodeContext>, auth: Channel, shutdown: Shutdow
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
+            Ok(()) = auth_reached.changed() => ticks.reset(),
             () = shutdown.stopped() => return,
         }
         let request = HeartbeatRequest {

