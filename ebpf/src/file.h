@@ -51,6 +51,38 @@ static __always_inline void taint(struct teller *teller, struct inode *inode)
 	bpf_map_update_elem(&taints, &key, &number, BPF_ANY);
 }
 
+/* What of an inode is looked at each time. In one read where the kernel has it in one place: a read is a call. */
+struct inode_head {
+	__u64 ino;
+	struct super_block *sb;
+	__u32 nlink;
+	__u16 mode;
+};
+#define HEAD_BYTES 96
+
+static __always_inline struct inode_head head_of(struct inode *inode)
+{
+	__u32 ino = bpf_core_field_offset(struct inode, i_ino), sb = bpf_core_field_offset(struct inode, i_sb);
+	__u32 mode = bpf_core_field_offset(struct inode, i_mode), nlink = bpf_core_field_offset(struct inode, i_nlink);
+	struct inode_head head = {};
+	char bytes[HEAD_BYTES];
+
+	if (ino <= HEAD_BYTES - 8 && sb <= HEAD_BYTES - 8 && mode <= HEAD_BYTES - 8 && nlink <= HEAD_BYTES - 8) {
+		if (bpf_probe_read_kernel(bytes, sizeof(bytes), inode))
+			return head;
+		head.ino = *(__u64 *)(bytes + ino);
+		head.sb = *(struct super_block **)(bytes + sb);
+		head.nlink = *(__u32 *)(bytes + nlink);
+		head.mode = *(__u16 *)(bytes + mode);
+	} else {
+		head.ino = BPF_CORE_READ(inode, i_ino);
+		head.sb = BPF_CORE_READ(inode, i_sb);
+		head.nlink = BPF_CORE_READ(inode, i_nlink);
+		head.mode = BPF_CORE_READ(inode, i_mode);
+	}
+	return head;
+}
+
 /* What is done with a file. */
 struct deed {
 	struct vfsmount *mnt;
@@ -97,13 +129,15 @@ static __noinline int tell_file(struct teller *teller, struct deed *deed)
 	struct inode *inode = BPF_CORE_READ(dentry, d_inode);
 
 	begin(teller, header, CLASS_FILE, KIND_FILE, deed->prov);
-	file->dev = BPF_CORE_READ(inode, i_sb, s_dev);
-	file->ino = BPF_CORE_READ(inode, i_ino);
-	file->nlink = BPF_CORE_READ(inode, i_nlink);
+	struct inode_head head = head_of(inode);
+	struct super_block *sb = head.sb;
+	file->dev = BPF_CORE_READ(sb, s_dev);
+	file->ino = head.ino;
+	file->nlink = head.nlink;
 	file->times = deed->times;
 	file->op = deed->op;
 	file->flags = deed->flags;
-	file->mode = deed->mode ? deed->mode : BPF_CORE_READ(inode, i_mode);
+	file->mode = deed->mode ? deed->mode : head.mode;
 	file->result = deed->result;
 	__u32 bits = 0;
 	file->path_len = put_either_path(place, number, to, deed->mnt, dentry, &bits, FLAG_PATH_CUT);
@@ -120,15 +154,23 @@ static __noinline int tell_file(struct teller *teller, struct deed *deed)
 	return answer;
 }
 
-static __noinline int is_folded_file(struct teller *teller, struct inode *inode, __u32 what, __u64 *times)
+/* By the file system where it is in memory, which its files keep there. */
+static __always_inline int is_folded_inode(struct teller *teller, struct inode *inode, struct inode_head *head, __u32 what,
+					   __u64 *times)
 {
 	struct fold_key key = {
 		.session = teller->number,
-		.of = { BPF_CORE_READ(inode, i_ino), BPF_CORE_READ(inode, i_generation) },
-		.dev = BPF_CORE_READ(inode, i_sb, s_dev),
+		.of = { head->ino, BPF_CORE_READ(inode, i_generation), (__u64)head->sb },
 		.what = what,
 	};
 	return is_folded(teller, &key, times);
+}
+
+static __noinline int is_folded_file(struct teller *teller, struct inode *inode, __u32 what, __u64 *times)
+{
+	struct inode_head head = head_of(inode);
+
+	return is_folded_inode(teller, inode, &head, what, times);
 }
 
 /* Repetitions that say nothing new: files that everybody may read, and devices such as /dev/null. */
@@ -144,23 +186,20 @@ static __always_inline int is_plain(__u16 mode, int writes)
 static __always_inline int tell_open(struct teller *teller, struct file *file, __u32 op, __u32 prov)
 {
 	struct inode *inode = BPF_CORE_READ(file, f_inode);
-	__u16 mode = BPF_CORE_READ(inode, i_mode);
+	struct inode_head head = head_of(inode);
 	__u32 f_mode = BPF_CORE_READ(file, f_mode);
-	struct deed deed = {
-		.mnt = BPF_CORE_READ(file, f_path.mnt),
-		.dentry = BPF_CORE_READ(file, f_path.dentry),
-		.op = op,
-		.flags = BPF_CORE_READ(file, f_flags),
-		.prov = prov,
-	};
+	struct deed deed = { .op = op, .prov = prov };
 
 	if (f_mode & FMODE_WRITE)
 		taint(teller, inode);
 	if (op == FILE_OPEN && f_mode & FMODE_CREATED)
 		deed.op = FILE_CREATE;
-	if (deed.op != FILE_CREATE && is_plain(mode, f_mode & FMODE_WRITE) &&
-	    is_folded_file(teller, inode, f_mode & FMODE_WRITE ? FOLD_DEVICE : FOLD_READ | op << 16, &deed.times))
+	if (deed.op != FILE_CREATE && is_plain(head.mode, f_mode & FMODE_WRITE) &&
+	    is_folded_inode(teller, inode, &head, f_mode & FMODE_WRITE ? FOLD_DEVICE : FOLD_READ | op << 16, &deed.times))
 		return 0;
+	deed.mnt = BPF_CORE_READ(file, f_path.mnt);
+	deed.dentry = BPF_CORE_READ(file, f_path.dentry);
+	deed.flags = BPF_CORE_READ(file, f_flags);
 	return tell_file(teller, &deed);
 }
 

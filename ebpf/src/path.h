@@ -23,39 +23,72 @@ struct {
 struct walk {
 	struct dentry *dentry;
 	struct mount *mount;
+	/* Of the mount. */
+	struct dentry *root;
 	__u32 place;
 	/* Where the path begins so far. */
 	__u32 at;
 	__u32 cut;
 };
 
+/* What is needed of a directory's entry. In one read where the kernel has it in one place: a read is a call. */
+struct entry {
+	struct dentry *parent;
+	const unsigned char *name;
+	__u32 length;
+};
+#define ENTRY_BYTES 64
+
+static __always_inline void read_entry(struct entry *entry, struct dentry *dentry)
+{
+	__u32 parent = bpf_core_field_offset(struct dentry, d_parent);
+	__u32 name = bpf_core_field_offset(struct dentry, d_name.name);
+	__u32 length = bpf_core_field_offset(struct dentry, d_name.len);
+	char bytes[ENTRY_BYTES];
+
+	if (parent <= ENTRY_BYTES - 8 && name <= ENTRY_BYTES - 8 && length <= ENTRY_BYTES - 8) {
+		if (bpf_probe_read_kernel(bytes, sizeof(bytes), dentry))
+			__builtin_memset(bytes, 0, sizeof(bytes));
+		entry->parent = *(struct dentry **)(bytes + parent);
+		entry->name = *(const unsigned char **)(bytes + name);
+		entry->length = *(__u32 *)(bytes + length) & NAME_BYTES_MAX;
+	} else {
+		entry->parent = BPF_CORE_READ(dentry, d_parent);
+		entry->name = BPF_CORE_READ(dentry, d_name.name);
+		entry->length = BPF_CORE_READ(dentry, d_name.len) & NAME_BYTES_MAX;
+	}
+}
+
 static long walk_step(__u32 step, void *context)
 {
 	struct walk *walk = context;
 	struct dentry *dentry = walk->dentry;
 	struct mount *mount = walk->mount;
-	struct dentry *parent = BPF_CORE_READ(dentry, d_parent);
 	__u32 place = walk->place;
+	struct entry entry;
 
-	if (dentry == BPF_CORE_READ(mount, mnt.mnt_root)) {
+	if (dentry == walk->root) {
 		struct mount *above = BPF_CORE_READ(mount, mnt_parent);
 		if (above == mount)
 			return 1;
 		walk->dentry = BPF_CORE_READ(mount, mnt_mountpoint);
 		walk->mount = above;
+		walk->root = BPF_CORE_READ(above, mnt.mnt_root);
 		return 0;
 	}
+	read_entry(&entry, dentry);
+	struct dentry *parent = entry.parent;
 	/* The root of a file system, of which the mount is not known. */
 	if (dentry == parent && walk->at != WALK_BYTES - 1)
 		return 1;
-	__u32 length = BPF_CORE_READ(dentry, d_name.len) & NAME_BYTES_MAX;
+	__u32 length = entry.length;
 	struct walked *walked = bpf_map_lookup_elem(&walks, &place);
 	if (!walked || walk->at < length + 1) {
 		walk->cut = 1;
 		return 1;
 	}
 	__u32 at = walk->at - length;
-	bpf_probe_read_kernel(walked->bytes + (at & WALK_MASK), length, BPF_CORE_READ(dentry, d_name.name));
+	bpf_probe_read_kernel(walked->bytes + (at & WALK_MASK), length, entry.name);
 	/* Without a parent it is in no folder: a memfd, a pipe. */
 	if (dentry != parent) {
 		at--;
@@ -70,9 +103,11 @@ static long walk_step(__u32 step, void *context)
 static __always_inline __u32 put_path(struct place *place, __u32 number, __u32 to, struct vfsmount *mnt,
 				      struct dentry *dentry, __u32 *cut)
 {
+	struct mount *mount = mnt ? (void *)mnt - bpf_core_field_offset(struct mount, mnt) : 0;
 	struct walk walk = {
 		.dentry = dentry,
-		.mount = mnt ? (void *)mnt - bpf_core_field_offset(struct mount, mnt) : 0,
+		.mount = mount,
+		.root = BPF_CORE_READ(mount, mnt.mnt_root),
 		.place = number,
 		.at = WALK_BYTES - 1,
 	};
