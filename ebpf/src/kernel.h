@@ -37,6 +37,8 @@ struct super_block {
 
 struct inode {
 	__u16 i_mode;
+	kuid_t i_uid;
+	kgid_t i_gid;
 	__u32 i_generation;
 	__u32 i_rdev;
 	unsigned long i_ino;
@@ -163,6 +165,10 @@ struct pt_regs {
 	unsigned long si;
 	unsigned long di;
 	unsigned long orig_ax;
+};
+
+struct open_how {
+	__u64 flags;
 };
 
 struct kernel_siginfo {

@@ -1,6 +1,6 @@
 /* Who is talked to. TCP connections with their ends and how they went, by the changes of their states, on both tiers;
  * questions for names, too. What else there is: before it happens (Tier A), or see syscall.bpf.c. */
-#include "network.h"
+#include "calls.h"
 
 #define TCP_ESTABLISHED 1
 #define TCP_SYN_SENT 2
@@ -12,7 +12,6 @@
 #define TCP_LISTEN 10
 #define TCP_CLOSING 11
 #define SHUTDOWN_MASK 3
-#define ECONNABORTED 103
 
 /* In an owner's place of the kind of record: how it got its connection. */
 #define OWNER_CONNECTS 1

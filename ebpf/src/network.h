@@ -132,6 +132,7 @@ static __always_inline int is_folded_talk(struct teller *teller, struct net_reco
 		.session = teller->number,
 		.of = { *(__u64 *)net->remote, *(__u64 *)(net->remote + 8),
 			(__u64)net->remote_port << 32 | net->family << 16 | net->kind, more },
+		.dev = -net->result,
 		.what = FOLD_TALK + net->op,
 	};
 	return is_folded(teller, &key, &net->times);

@@ -114,6 +114,8 @@ static __always_inline void send_exec(struct teller *teller, struct place *place
 	exec->ino = inode->i_ino;
 	exec->nlink = inode->i_nlink;
 	exec->mode = inode->i_mode;
+	exec->owner_uid = inode->i_uid.val;
+	exec->owner_gid = inode->i_gid.val;
 	exec->real_uid = task->cred->uid.val;
 	exec->flags = bprm->filename != bprm->interp ? FLAG_SCRIPT : 0;
 	exec->result = 0;

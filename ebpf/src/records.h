@@ -4,7 +4,7 @@
 
 #include <linux/types.h>
 
-#define RECORD_VERSION 2
+#define RECORD_VERSION 3
 #define PATH_BYTES_MAX 4095
 #define ARGV_PART_BYTES_MAX 8000
 #define ARGV_BYTES_MAX 131072
@@ -215,10 +215,14 @@ struct exec {
 	__u32 cwd_len;
 	/* Real user. */
 	__u32 real_uid;
+	/* Whose the file is. */
+	__u32 owner_uid;
+	/* The same of groups. */
+	__u32 owner_gid;
 	/* 0, or the negative error of one that failed. */
 	__s32 result;
 };
-_Static_assert(sizeof(struct exec) == 56, "exec");
+_Static_assert(sizeof(struct exec) == 64, "exec");
 _Static_assert(__builtin_offsetof(struct exec, dev) == 0, "exec");
 _Static_assert(__builtin_offsetof(struct exec, ino) == 8, "exec");
 _Static_assert(__builtin_offsetof(struct exec, nlink) == 16, "exec");
@@ -230,7 +234,9 @@ _Static_assert(__builtin_offsetof(struct exec, argv_len) == 36, "exec");
 _Static_assert(__builtin_offsetof(struct exec, path_len) == 40, "exec");
 _Static_assert(__builtin_offsetof(struct exec, cwd_len) == 44, "exec");
 _Static_assert(__builtin_offsetof(struct exec, real_uid) == 48, "exec");
-_Static_assert(__builtin_offsetof(struct exec, result) == 52, "exec");
+_Static_assert(__builtin_offsetof(struct exec, owner_uid) == 52, "exec");
+_Static_assert(__builtin_offsetof(struct exec, owner_gid) == 56, "exec");
+_Static_assert(__builtin_offsetof(struct exec, result) == 60, "exec");
 
 /* More arguments of the program that the process has executed last; the bytes follow. */
 struct argv {

@@ -77,9 +77,66 @@ struct typed_deed {
 	__s32 result;
 };
 
+#define FOLD_FAILED 0x40000000
+#define EPERM 1
+#define EACCES 13
+#define EROFS 30
+
+/* Somebody was not allowed. */
+static __always_inline int is_refusal(long result)
+{
+	return result == -EACCES || result == -EPERM || result == -EROFS;
+}
+
+struct digest {
+	__u64 of;
+	__u32 place;
+	__u32 at;
+	__u32 left;
+};
+
+#define DIGEST_STEPS_MAX (PUT_AT_MAX / 8)
+static long digest_step(__u32 step, void *context)
+{
+	struct digest *digest = context;
+	__u32 number = digest->place;
+	struct place *place = bpf_map_lookup_elem(&places, &number);
+	__u64 word;
+
+	if (!place || !digest->left)
+		return 1;
+	__builtin_memcpy(&word, place->bytes + (digest->at & (PUT_AT_MAX - 1)), sizeof(word));
+	if (digest->left < sizeof(word)) {
+		word &= (1ULL << (8 * (digest->left & 7))) - 1;
+		digest->left = sizeof(word);
+	}
+	digest->of = (digest->of ^ word) * 0x9e3779b97f4a7c15ULL;
+	digest->of ^= digest->of >> 29;
+	digest->at += sizeof(word);
+	digest->left -= sizeof(word);
+	return 0;
+}
+
+/* What fails again and again is told once and then counted: that somebody was not allowed, of each process. `length` bytes
+ * from `at` are what it was tried with. */
+static __noinline int is_folded_failure(struct teller *teller, struct typed_deed *deed, __u32 number, __u32 at_and_length,
+					__u64 *times)
+{
+	struct digest digest = { .place = number, .at = at_and_length >> 16, .left = at_and_length & 0xffff };
+
+	bpf_loop(DIGEST_STEPS_MAX, digest_step, &digest, 0);
+	struct fold_key key = {
+		.session = teller->number,
+		.of = { digest.of, is_refusal(deed->result) ? teller->task->group_leader->start_boottime : 0 },
+		.what = FOLD_FAILED | deed->op << 16 | (-deed->result & 0xffff),
+	};
+	return is_folded(teller, &key, times);
+}
+
+#define FIXED_BYTES (__u32)(sizeof(struct header) + sizeof(struct file_record))
 static __noinline int tell_typed(struct teller *teller, struct typed_deed *deed)
 {
-	__u32 number = 0, to = sizeof(struct header) + sizeof(struct file_record);
+	__u32 number = 0, to = FIXED_BYTES;
 	struct place *place = take_place(&number);
 
 	if (!place)
@@ -87,7 +144,7 @@ static __noinline int tell_typed(struct teller *teller, struct typed_deed *deed)
 	struct header *header = (struct header *)place->bytes;
 	struct file_record *file = (struct file_record *)(header + 1);
 
-	begin(teller, header, CLASS_FILE, KIND_FILE, deed->prov);
+	begin_at(header, teller->task, teller->number, 0, KIND_FILE, deed->prov);
 	__builtin_memset(file, 0, sizeof(*file));
 	file->op = deed->op;
 	file->flags = deed->flags;
@@ -102,7 +159,12 @@ static __noinline int tell_typed(struct teller *teller, struct typed_deed *deed)
 					  put_typed(teller->task, place, number, to, &deed->other)) &
 			 PUT_MASK;
 	file->other_len = length;
-	send(teller->session, CLASS_FILE, header, to + length);
+	to += length;
+	if (deed->result >= 0 || !is_folded_failure(teller, deed, number, FIXED_BYTES << 16 | (to - FIXED_BYTES), &file->times)) {
+		/* Only now is it counted: what is folded never was. */
+		header->sequence = __sync_fetch_and_add(&teller->session->tallies[CLASS_FILE].records, 1);
+		send(teller->session, CLASS_FILE, header, to);
+	}
 	leave_place(place);
 	return 0;
 }

@@ -79,6 +79,10 @@ layouts! {
         cwd_len: u32,
         /// Real user.
         real_uid: u32,
+        /// Whose the file is.
+        owner_uid: u32,
+        /// The same of groups.
+        owner_gid: u32,
         /// 0, or the negative error of one that failed.
         result: i32,
     }
@@ -250,7 +254,7 @@ layouts! {
 }
 
 /// Of this layout: changed whenever a record is.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 /// Longest path that is taken down, in bytes.
 pub const PATH_BYTES_MAX: u32 = 4095;
 /// Arguments in one record at most, in bytes.

@@ -245,6 +245,10 @@ bodies! {
         euid: u32,
         /// `major:minor:inode:links` of the file; no links: it was deleted, or never had a name.
         file: String,
+        /// Its permissions, the set-user and set-group bits among them; and whose it is.
+        #[serde(default, skip_serializing_if = "is_default")] mode: u32,
+        #[serde(default, skip_serializing_if = "is_default")] owner_uid: u32,
+        #[serde(default, skip_serializing_if = "is_default")] owner_gid: u32,
         /// A script: `path` is its interpreter.
         #[serde(default, skip_serializing_if = "is_default")] script: bool,
         /// `path` or `cwd` is only the end of what it was.

@@ -174,6 +174,10 @@ impl Found {
         Self { what: what.to_owned(), seen: is_told, attributed: is_told }
     }
 
+    pub(super) fn is_seen(&self) -> bool {
+        self.seen
+    }
+
     /// Either will do.
     pub(super) fn or(self, other: Self) -> Self {
         let (seen, attributed) = (self.seen || other.seen, self.attributed || other.attributed);

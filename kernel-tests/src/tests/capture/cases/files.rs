@@ -2,13 +2,16 @@
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::Read as _;
+use std::net::TcpStream;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
 use std::path::Path;
 
 use rustix::fs::{CWD, FileType, Mode, XattrFlags, makedev, mknodat, setxattr};
 use rustix::mount::mount_bind;
+use rustix::process::Uid;
+use rustix::thread::set_thread_res_uid;
 
-use super::super::deed::{Deed, applet, busybox, finish};
+use super::super::deed::{Deed, applet, busybox, finish, forked_to_end};
 use super::super::stage::{self, Scene};
 use super::super::told::{Found, Told};
 use super::{Case, Play};
@@ -18,8 +21,8 @@ pub(super) const CASES: &[Case] = &[
     Case {
         number: 21,
         name: "unlink, rename, chmod, truncate, xattr",
-        play: Play::Here(changes),
-        deed: do_changes,
+        play: Play::Here(changes_and_refusals),
+        deed: do_changes_or_be_refused,
     },
     Case { number: 22, name: "open_by_handle_at", play: Play::Here(handle), deed: do_handle },
     Case {
@@ -30,6 +33,16 @@ pub(super) const CASES: &[Case] = &[
     },
     Case { number: 24, name: "raw read of the block device", play: Play::Here(raw), deed: do_raw },
 ];
+
+fn changes_and_refusals(scene: &Scene<'_>) -> Vec<Found> {
+    let mut found = changes(scene);
+    found.extend(refusals(scene));
+    found
+}
+
+fn do_changes_or_be_refused(deed: &Deed, part: &str) {
+    if part == "refused" { do_be_refused(deed) } else { do_changes(deed) }
+}
 
 fn changes(scene: &Scene<'_>) -> Vec<Found> {
     let told = scene.session("");
@@ -52,7 +65,7 @@ fn changes(scene: &Scene<'_>) -> Vec<Found> {
     ]
 }
 
-fn do_changes(deed: &Deed, _: &str) {
+fn do_changes(deed: &Deed) {
     for name in ["gone", "old", "mode", "owner", "short", "attribute", "name"] {
         deed.file(name);
     }
@@ -70,6 +83,69 @@ fn do_changes(deed: &Deed, _: &str) {
     fs::hard_link(deed.path("name"), deed.path("other-name")).unwrap();
     mknodat(CWD, deed.path("pipe"), FileType::Fifo, Mode::RUSR, 0).unwrap();
 }
+
+const REFUSED_OPENS: u64 = 64;
+
+/// What somebody was not allowed to do: told by how it ended, each once for a process and then by how often.
+fn refusals(scene: &Scene<'_>) -> Vec<Found> {
+    fs::set_permissions(scene.path(""), Permissions::from_mode(0o755)).unwrap();
+    let told = scene.session("refused");
+    let by = told.facts.number("child");
+    let (acces, perm, noent) = (-libc::EACCES, -libc::EPERM, -libc::ENOENT);
+    let one = |op: &str, name: &str, code: i32| {
+        let any = told.disk(&[op], &scene.text(name)).with("return_code", code);
+        any.by(by).named(&format!("refused {op} {name}")).found()
+    };
+    let opens = told.of("session.disk").filter(|event| {
+        event["op"] == "open"
+            && event["path"] == scene.text("closed").as_str()
+            && event["return_code"] == acces
+    });
+    let opens: Vec<u64> = opens.map(|event| event["times"].as_u64().unwrap_or(1)).collect();
+    let looked_for = told.disk(&["open"], &scene.text("nowhere")).by(by).found();
+    vec![
+        one("open", "closed", acces),
+        one("open", "not-made", acces),
+        one("unlink", "closed", acces),
+        one("rename", "closed", acces),
+        one("chmod", "closed", perm),
+        one("truncate", "closed", acces),
+        one("mkdir", "not-made", acces),
+        one("unlink", "nowhere", noent),
+        Found::whole(
+            &format!("{} refused opens in {} events", opens.iter().sum::<u64>(), opens.len()),
+            opens.iter().sum::<u64>() == REFUSED_OPENS && opens.len() == 4,
+        ),
+        Found::whole("nothing of what was only looked for", !looked_for.is_seen()),
+        told.network("connect", "tcp").with("return_code", -libc::ENETUNREACH).by(by).found(),
+    ]
+}
+
+fn do_be_refused(deed: &Deed) {
+    let closed = deed.file("closed");
+    fs::set_permissions(&closed, Permissions::from_mode(0o600)).unwrap();
+    let (not_made, nowhere) = (deed.path("not-made"), deed.path("nowhere"));
+    let child = forked_to_end(|| {
+        let nobody = Uid::from_raw(NOBODY);
+        set_thread_res_uid(nobody, nobody, nobody).unwrap();
+        for _ in 0..REFUSED_OPENS {
+            File::open(&closed).unwrap_err();
+            File::open(&nowhere).unwrap_err();
+        }
+        File::create(&not_made).unwrap_err();
+        fs::remove_file(&closed).unwrap_err();
+        fs::rename(&closed, &not_made).unwrap_err();
+        fs::set_permissions(&closed, Permissions::from_mode(0o666)).unwrap_err();
+        crate::sys::truncate(&closed).unwrap_err();
+        fs::create_dir(&not_made).unwrap_err();
+        fs::remove_file(&nowhere).unwrap_err();
+        // Nobody can be reached there by TCP.
+        TcpStream::connect("255.255.255.255:1").unwrap_err();
+    });
+    deed.tell("child", child);
+}
+
+const NOBODY: u32 = 65534;
 
 fn handle(scene: &Scene<'_>) -> Vec<Found> {
     fs::write(scene.path("secret"), "x").unwrap();
