@@ -264,6 +264,6 @@ pub const ARGV_BYTES_MAX: u32 = 128 * 1024;
 /// Of a packet that asks for a name.
 pub const PACKET_BYTES_MAX: u32 = 512;
 /// By class: what a session may have on its way from the kernel to the disk, in bytes of records.
-pub const BUDGET_BYTES: [u32; 3] = [1 << 20, 4 << 20, 1 << 20];
+pub const BUDGET_BYTES: [u32; 3] = [2 << 20, 8 << 20, 2 << 20];
 /// By class: the size of the ring, in bytes.
 pub const RING_BYTES: [u32; 3] = [4 << 20, 16 << 20, 4 << 20];
