@@ -334,7 +334,7 @@ pub(crate) enum UsersCommand {
         /// Name of the user.
         name: String,
     },
-    /// Change roles.
+    /// Change roles and logins.
     Update(UsersUpdateArgs),
 }
 
@@ -371,8 +371,11 @@ pub(crate) struct UsersUpdateArgs {
     /// Name of the user.
     pub(crate) name: String,
     /// The new roles, separated by commas; the old ones go.
-    #[arg(long, value_delimiter = ',', required = true)]
+    #[arg(long, value_delimiter = ',', required_unless_present = "set_logins")]
     pub(crate) set_roles: Vec<String>,
+    /// The new logins, separated by commas; the old ones go, but for certificates that are there already.
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) set_logins: Vec<String>,
 }
 
 #[cfg(test)]

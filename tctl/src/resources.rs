@@ -181,7 +181,22 @@ pub(crate) async fn lock(admin: &mut Admin, args: &LockArgs) -> Result<(), Failu
     let resource = lock_resource(args, &name, OffsetDateTime::now_utc())?;
     let request = PutResourceRequest { resource: serde_json::to_vec(&resource)?, overwrite: false };
     admin.put_resource(call(request)).await?;
+    // It holds for one who comes later; but a name that was mistyped keeps nobody out.
+    if let Some(user) = &args.user
+        && is_missing(admin, KIND_USER, user).await
+    {
+        eprintln!("warning: there is no user {user:?} now; see `tctl users ls`");
+    }
     print(&format!("lock {name:?} has been created; lift it with `tctl rm lock/{name}`\n"))
+}
+
+/// False where auth does not say.
+async fn is_missing(admin: &mut Admin, kind: &str, name: &str) -> bool {
+    let request = GetResourcesRequest { kind: kind.into(), name: name.into() };
+    match admin.get_resources(call(request)).await {
+        Ok(answer) => answer.into_inner().resources.is_empty(),
+        Err(status) => status.code() == tonic::Code::NotFound,
+    }
 }
 
 fn lock_name(random: [u8; 16]) -> String {

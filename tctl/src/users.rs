@@ -7,7 +7,7 @@ use proto::resource::KIND_USER;
 use proto::rpc::{
     CreateUserRequest, InviteResponse, PutResourceRequest, ResetUserRequest, TraitValues,
 };
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::flags::{UsersAddArgs, UsersCommand, UsersUpdateArgs};
 use crate::join_line::proxy_or_blank;
@@ -65,10 +65,26 @@ async fn update(admin: &mut Admin, args: &UsersUpdateArgs) -> Result<(), Failure
     let mut users = fetch(admin, KIND_USER, &args.name).await?;
     let missing = || Failure::new(format!("user {:?} was not found", args.name));
     let user = users.first_mut().ok_or_else(missing)?;
-    *user.pointer_mut("/spec/roles").ok_or_else(missing)? = json!(args.set_roles);
+    let spec = user.pointer_mut("/spec").and_then(Value::as_object_mut).ok_or_else(missing)?;
+    change(spec, args);
     let request = PutResourceRequest { resource: serde_json::to_vec(user)?, overwrite: true };
     admin.put_resource(call(request)).await?;
-    print(&format!("user {:?} has the roles {}\n", args.name, args.set_roles.join(",")))
+    let changed = [("roles", &args.set_roles), ("logins", &args.set_logins)];
+    let changed = changed.iter().filter(|(_, new)| !new.is_empty());
+    let said: Vec<_> = changed.map(|(what, new)| format!("the {what} {}", new.join(","))).collect();
+    print(&format!("user {:?} has {}\n", args.name, said.join(" and ")))
+}
+
+fn change(spec: &mut Map<String, Value>, args: &UsersUpdateArgs) {
+    if !args.set_roles.is_empty() {
+        spec.insert("roles".to_owned(), json!(args.set_roles));
+    }
+    if !args.set_logins.is_empty() {
+        let traits = spec.entry("traits").or_insert_with(|| json!({}));
+        if let Some(traits) = traits.as_object_mut() {
+            traits.insert("logins".to_owned(), json!(args.set_logins));
+        }
+    }
 }
 
 fn show_invite(invite: &InviteResponse, format: Format) -> Result<String, Failure> {
@@ -128,6 +144,36 @@ mod tests {
         assert_eq!(with_token, ["  0123abcd"]);
         insta::assert_snapshot!(text);
         insta::assert_snapshot!(show_invite(&invite(), Format::Json).unwrap());
+    }
+
+    #[test]
+    fn what_is_not_named_stays() {
+        let check = |before: Value, roles: &[&str], logins: &[&str], after: Value| {
+            let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+            let (set_roles, set_logins) = (words(roles), words(logins));
+            let mut spec = before.as_object().unwrap().clone();
+            change(&mut spec, &UsersUpdateArgs { name: "alice".into(), set_roles, set_logins });
+            assert_eq!(Value::Object(spec), after);
+        };
+        let before = json!({"roles": ["access"], "traits": {"logins": ["root"], "team": ["web"]}});
+        check(
+            before.clone(),
+            &[],
+            &["www", "db"],
+            json!({"roles": ["access"], "traits": {"logins": ["www", "db"], "team": ["web"]}}),
+        );
+        check(
+            before,
+            &["auditor"],
+            &[],
+            json!({"roles": ["auditor"], "traits": {"logins": ["root"], "team": ["web"]}}),
+        );
+        check(
+            json!({"roles": []}),
+            &[],
+            &["root"],
+            json!({"roles": [], "traits": {"logins": ["root"]}}),
+        );
     }
 
     #[test]

@@ -40,7 +40,7 @@ impl Inventory for InventoryService {
         let nodes = match &caller {
             Caller::LocalAdmin => self.inventory.all_nodes(None),
             Caller::User { identity, .. } => {
-                if self.gate.check(&caller, "node", "list").is_ok() {
+                if self.gate.may(&caller, "node", "list") {
                     self.inventory.all_nodes(Some((policy, identity)))
                 } else {
                     self.inventory.reachable_nodes(policy, identity)

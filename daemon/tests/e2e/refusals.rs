@@ -50,6 +50,28 @@ fn a_role_that_is_gone_denies() {
 }
 
 #[test]
+fn a_lock_of_nobody_is_made_with_a_warning() {
+    let cluster = shared();
+    let made = cluster.tctl().args(["lock", "--user", "nobody-yet"]).wait().good();
+    assert!(made.stderr.contains("there is no user \"nobody-yet\""), "{}", made.stderr);
+    let text = made.text();
+    let (_, lock) = text.trim().rsplit_once("tctl rm ").unwrap();
+    cluster.tctl().args(["rm", lock.trim_end_matches('`')]).wait().good();
+}
+
+#[test]
+fn logins_are_changed_beside_roles() {
+    let cluster = shared();
+    let user = cluster.user("relogged", "access-all", "root");
+    cluster.tctl().args(["users", "update", &user.name]).wait().refused("--set-roles");
+    cluster.tctl().args(["users", "update", &user.name, "--set-logins=www,db"]).wait().good();
+    let user = cluster.json(&["get", "user/relogged", "--format", "json"]);
+    let spec = &user[0]["spec"];
+    assert_eq!(spec["traits"]["logins"], serde_json::json!(["www", "db"]));
+    assert_eq!(spec["roles"], serde_json::json!(["access-all"]));
+}
+
+#[test]
 fn a_lock_ends_sessions_and_keeps_out() {
     let cluster = shared();
     let user = cluster.user("locked", "access-all", "root");
