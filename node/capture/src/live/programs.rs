@@ -32,10 +32,11 @@ fn is_done(live: &Weak<Live>, programs: &[u8]) -> bool {
         return false;
     }
     let began = Instant::now();
-    match lock(&live.object).replace(programs, pins, &live.maps) {
+    let mut object = lock(&live.object);
+    match object.replace(programs, pins, &live.maps) {
         Ok(()) => {
-            // The new ones have not been passed over yet.
-            sessions.passed_over = 0;
+            // Programs count anew, and maps do not.
+            sessions.passed_over = object.passed_over();
             let took_ms = began.elapsed().as_millis();
             tracing::info!(took_ms, "programs of a node before this one are replaced");
         }
