@@ -58,29 +58,26 @@ struct inode_head {
 	__u32 nlink;
 	__u16 mode;
 };
-#define HEAD_BYTES 96
+#define HEAD_BYTES 80
 
-static __always_inline struct inode_head head_of(struct inode *inode)
+static __always_inline void read_head(struct inode_head *head, char *bytes, struct inode *inode)
 {
 	__u32 ino = bpf_core_field_offset(struct inode, i_ino), sb = bpf_core_field_offset(struct inode, i_sb);
 	__u32 mode = bpf_core_field_offset(struct inode, i_mode), nlink = bpf_core_field_offset(struct inode, i_nlink);
-	struct inode_head head = {};
-	char bytes[HEAD_BYTES];
 
 	if (ino <= HEAD_BYTES - 8 && sb <= HEAD_BYTES - 8 && mode <= HEAD_BYTES - 8 && nlink <= HEAD_BYTES - 8) {
-		if (bpf_probe_read_kernel(bytes, sizeof(bytes), inode))
-			return head;
-		head.ino = *(__u64 *)(bytes + ino);
-		head.sb = *(struct super_block **)(bytes + sb);
-		head.nlink = *(__u32 *)(bytes + nlink);
-		head.mode = *(__u16 *)(bytes + mode);
+		/* Fails as a whole, and is all zeros then. */
+		bpf_probe_read_kernel(bytes, HEAD_BYTES, inode);
+		head->ino = *(__u64 *)(bytes + ino);
+		head->sb = *(struct super_block **)(bytes + sb);
+		head->nlink = *(__u32 *)(bytes + nlink);
+		head->mode = *(__u16 *)(bytes + mode);
 	} else {
-		head.ino = BPF_CORE_READ(inode, i_ino);
-		head.sb = BPF_CORE_READ(inode, i_sb);
-		head.nlink = BPF_CORE_READ(inode, i_nlink);
-		head.mode = BPF_CORE_READ(inode, i_mode);
+		head->ino = BPF_CORE_READ(inode, i_ino);
+		head->sb = BPF_CORE_READ(inode, i_sb);
+		head->nlink = BPF_CORE_READ(inode, i_nlink);
+		head->mode = BPF_CORE_READ(inode, i_mode);
 	}
-	return head;
 }
 
 /* What is done with a file. */
@@ -129,7 +126,9 @@ static __noinline int tell_file(struct teller *teller, struct deed *deed)
 	struct inode *inode = BPF_CORE_READ(dentry, d_inode);
 
 	begin(teller, header, CLASS_FILE, KIND_FILE, deed->prov);
-	struct inode_head head = head_of(inode);
+	struct inode_head head;
+	/* Behind where records end. */
+	read_head(&head, place->bytes + PLACE_BYTES - HEAD_BYTES, inode);
 	struct super_block *sb = head.sb;
 	file->dev = BPF_CORE_READ(sb, s_dev);
 	file->ino = head.ino;
@@ -155,22 +154,18 @@ static __noinline int tell_file(struct teller *teller, struct deed *deed)
 }
 
 /* By the file system where it is in memory, which its files keep there. */
-static __always_inline int is_folded_inode(struct teller *teller, struct inode *inode, struct inode_head *head, __u32 what,
-					   __u64 *times)
+static __noinline int is_folded_file(struct teller *teller, struct inode *inode, __u32 what, __u64 *times)
 {
+	char bytes[HEAD_BYTES];
+	struct inode_head head;
+
+	read_head(&head, bytes, inode);
 	struct fold_key key = {
 		.session = teller->number,
-		.of = { head->ino, BPF_CORE_READ(inode, i_generation), (__u64)head->sb },
+		.of = { head.ino, BPF_CORE_READ(inode, i_generation), (__u64)head.sb },
 		.what = what,
 	};
 	return is_folded(teller, &key, times);
-}
-
-static __noinline int is_folded_file(struct teller *teller, struct inode *inode, __u32 what, __u64 *times)
-{
-	struct inode_head head = head_of(inode);
-
-	return is_folded_inode(teller, inode, &head, what, times);
 }
 
 /* Repetitions that say nothing new: files that everybody may read, and devices such as /dev/null. */
@@ -186,7 +181,7 @@ static __always_inline int is_plain(__u16 mode, int writes)
 static __always_inline int tell_open(struct teller *teller, struct file *file, __u32 op, __u32 prov)
 {
 	struct inode *inode = BPF_CORE_READ(file, f_inode);
-	struct inode_head head = head_of(inode);
+	__u16 mode = BPF_CORE_READ(inode, i_mode);
 	__u32 f_mode = BPF_CORE_READ(file, f_mode);
 	struct deed deed = { .op = op, .prov = prov };
 
@@ -194,8 +189,8 @@ static __always_inline int tell_open(struct teller *teller, struct file *file, _
 		taint(teller, inode);
 	if (op == FILE_OPEN && f_mode & FMODE_CREATED)
 		deed.op = FILE_CREATE;
-	if (deed.op != FILE_CREATE && is_plain(head.mode, f_mode & FMODE_WRITE) &&
-	    is_folded_inode(teller, inode, &head, f_mode & FMODE_WRITE ? FOLD_DEVICE : FOLD_READ | op << 16, &deed.times))
+	if (deed.op != FILE_CREATE && is_plain(mode, f_mode & FMODE_WRITE) &&
+	    is_folded_file(teller, inode, f_mode & FMODE_WRITE ? FOLD_DEVICE : FOLD_READ | op << 16, &deed.times))
 		return 0;
 	deed.mnt = BPF_CORE_READ(file, f_path.mnt);
 	deed.dentry = BPF_CORE_READ(file, f_path.dentry);

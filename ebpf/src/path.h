@@ -10,7 +10,10 @@
 #define WALK_MASK (WALK_BYTES - 1)
 
 /* Where paths are put together; of a place, see common.h. Names are written whole, beyond the end at worst. */
+#define ENTRY_BYTES 64
 struct walked {
+	/* The beginning of the entry that is looked at: there is no room for it on the stack. */
+	char entry[ENTRY_BYTES];
 	char bytes[WALK_BYTES + NAME_BYTES_MAX + 1];
 };
 struct {
@@ -37,18 +40,16 @@ struct entry {
 	const unsigned char *name;
 	__u32 length;
 };
-#define ENTRY_BYTES 64
 
-static __always_inline void read_entry(struct entry *entry, struct dentry *dentry)
+static __always_inline void read_entry(struct entry *entry, char *bytes, struct dentry *dentry)
 {
 	__u32 parent = bpf_core_field_offset(struct dentry, d_parent);
 	__u32 name = bpf_core_field_offset(struct dentry, d_name.name);
 	__u32 length = bpf_core_field_offset(struct dentry, d_name.len);
-	char bytes[ENTRY_BYTES];
 
 	if (parent <= ENTRY_BYTES - 8 && name <= ENTRY_BYTES - 8 && length <= ENTRY_BYTES - 8) {
-		if (bpf_probe_read_kernel(bytes, sizeof(bytes), dentry))
-			__builtin_memset(bytes, 0, sizeof(bytes));
+		/* Fails as a whole, and is all zeros then. */
+		bpf_probe_read_kernel(bytes, ENTRY_BYTES, dentry);
 		entry->parent = *(struct dentry **)(bytes + parent);
 		entry->name = *(const unsigned char **)(bytes + name);
 		entry->length = *(__u32 *)(bytes + length) & NAME_BYTES_MAX;
@@ -76,14 +77,16 @@ static long walk_step(__u32 step, void *context)
 		walk->root = BPF_CORE_READ(above, mnt.mnt_root);
 		return 0;
 	}
-	read_entry(&entry, dentry);
+	struct walked *walked = bpf_map_lookup_elem(&walks, &place);
+	if (!walked)
+		return 1;
+	read_entry(&entry, walked->entry, dentry);
 	struct dentry *parent = entry.parent;
 	/* The root of a file system, of which the mount is not known. */
 	if (dentry == parent && walk->at != WALK_BYTES - 1)
 		return 1;
 	__u32 length = entry.length;
-	struct walked *walked = bpf_map_lookup_elem(&walks, &place);
-	if (!walked || walk->at < length + 1) {
+	if (walk->at < length + 1) {
 		walk->cut = 1;
 		return 1;
 	}

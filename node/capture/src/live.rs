@@ -15,11 +15,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use ebpf_abi::{Credit, Session as Counts, class, kind};
+use ebpf_abi::{Credit, Header, Session as Counts, class, kind};
 use proto::event;
 use proto::id::SessionId;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
+use zerocopy::FromBytes as _;
 
 use crate::loss::{CLASS_NAMES, losses, summary};
 use crate::object::{LoadError, Maps, Object, PROGRAMS, Refusal};
@@ -327,7 +328,10 @@ impl Live {
         for bytes in records {
             match Record::read(bytes) {
                 Ok(record) => ended.extend(sessions.take(&self.maps.rules, &record, bytes)),
-                Err(error) => tracing::error!(%error, "a record of the kernel cannot be read"),
+                Err(error) => {
+                    tracing::error!(%error, "a record of the kernel cannot be read");
+                    sessions.unreadable(bytes);
+                }
             }
         }
         for number in std::mem::take(&mut sessions.pending) {
@@ -514,6 +518,15 @@ impl Sessions {
             records.about_rule(rules.name(denial.policy, denial.rule));
         }
         ended.map(|ended| (number, ended))
+    }
+
+    /// A record that is none: nothing of ours, or nothing like it, writes into the rings.
+    fn unreadable(&mut self, bytes: &[u8]) {
+        let Ok((header, _)) = Header::read_from_prefix(bytes) else { return };
+        let class = CLASS_NAMES.get(class_of(header.kind)).copied().unwrap_or_default();
+        if let Some(watched) = self.by_number.get_mut(&header.session) {
+            watched.lost(class, "unreadable", 1);
+        }
     }
 
     fn sid(&self, number: u64) -> Option<SessionId> {
