@@ -2,6 +2,7 @@
 //! and runs this program in each; on a machine with kernel TLS it runs as it is. One line per test; exit code 0 where all
 //! passed that are for this kernel, also where that is none. Names on the command line, or in `kernel_tests=` on the kernel's, choose tests by parts of their names.
 //! As `kernel-tests deed …` it is what a test of the capture has a session do, as `kernel-tests agent …` a node that can die.
+//! As `kernel-tests fault …` it is what a test of faults needs beside it.
 //! As `kernel-tests enforce-deeds` it is a session that does what it is told.
 //!
 //! - [`tests`]: the tests, a file for each matter
@@ -61,6 +62,11 @@ fn main() -> ExitCode {
         && first == "agent"
     {
         return tests::capture::run_agent(agent);
+    }
+    if let [first, fault @ ..] = arguments.as_slice()
+        && first == "fault"
+    {
+        return tests::capture::run_fault(fault);
     }
     if std::env::args().nth(1).is_some_and(|first| first == tests::enforce::deeds::ARGUMENT) {
         return tests::enforce::deeds::serve();

@@ -98,3 +98,65 @@ pub(crate) fn changing(program: &Path, arguments: &[&str], one: u8, other: u8) -
     unsafe { libc::execve(path.as_ptr(), arguments.as_ptr(), environment.as_ptr()) };
     io::Error::last_os_error()
 }
+
+/// How an argument is taken away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Vanish {
+    /// Its page is given back to the kernel, so that it reads as zeros.
+    Emptied,
+    /// Nobody may read its page.
+    Forbidden,
+}
+
+/// While the call is under way, a thread takes the last argument away and puts it back, again and again.
+pub(crate) fn vanishing(program: &Path, arguments: &[&str], how: Vanish) -> io::Error {
+    const LENGTH: usize = 64;
+    const PAGE: usize = 4096;
+    let (Ok(path), Ok(texts)) = (
+        text(program),
+        arguments.iter().map(|text| CString::new(*text)).collect::<Result<Vec<_>, _>>(),
+    ) else {
+        return io::ErrorKind::InvalidInput.into();
+    };
+    // SAFETY: a new page at a place of the kernel's choice.
+    let page = unsafe {
+        let (rights, flags) =
+            (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        libc::mmap(ptr::null_mut(), PAGE, rights, flags, -1, 0)
+    };
+    if page == libc::MAP_FAILED {
+        return io::Error::last_os_error();
+    }
+    // SAFETY: the page is ours, and longer than this.
+    let fill =
+        |page: *mut libc::c_void| unsafe { ptr::write_bytes(page.cast::<u8>(), b'x', LENGTH) };
+    fill(page);
+    let place = page.expose_provenance();
+    thread::spawn(move || {
+        let page: *mut libc::c_void = ptr::with_exposed_provenance_mut(place);
+        loop {
+            // SAFETY: nobody but the kernel reads the page, and nobody else changes it or its rights.
+            unsafe {
+                match how {
+                    Vanish::Emptied => {
+                        libc::madvise(page, PAGE, libc::MADV_DONTNEED);
+                    }
+                    Vanish::Forbidden => {
+                        libc::mprotect(page, PAGE, libc::PROT_NONE);
+                        thread::yield_now();
+                        libc::mprotect(page, PAGE, libc::PROT_READ | libc::PROT_WRITE);
+                    }
+                }
+            }
+            thread::yield_now();
+            fill(page);
+        }
+    });
+    let mut arguments = pointers(&texts);
+    arguments.insert(texts.len(), page.cast_const().cast());
+    let environment = pointers(&[]);
+    // SAFETY: both lists end with a null. The last argument ends with a NUL whenever it can be read at all: the page's rest is
+    // zero.
+    unsafe { libc::execve(path.as_ptr(), arguments.as_ptr(), environment.as_ptr()) };
+    io::Error::last_os_error()
+}

@@ -20,6 +20,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Test> {
     [
         attach::TESTS,
         capture::TESTS,
+        capture::faults::TESTS,
         carry::TESTS,
         control::TESTS,
         close::TESTS,

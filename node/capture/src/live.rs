@@ -230,7 +230,7 @@ impl Live {
             ..Counts::default()
         };
         self.maps.rules.assign(number, &wanted.rules)?;
-        if let Err(error) = self.maps.insert(number, &counts) {
+        if let Err(error) = self.insert(number, &counts) {
             self.maps.rules.release(number);
             return Err(error);
         }
@@ -244,6 +244,27 @@ impl Live {
         let unkept = watched.rules.listen();
         lock(&self.sessions).by_number.insert(number, watched);
         Ok(Begun { number, settled, unkept })
+    }
+
+    /// Makes room where those that are over take it.
+    fn insert(&self, number: u64, counts: &Counts) -> io::Result<()> {
+        let mut sessions = lock(&self.sessions);
+        while sessions.by_number.len() >= SESSIONS_MAX {
+            if !self.forget_oldest(&mut sessions) {
+                let why = format!("{SESSIONS_MAX} sessions are watched, and no more can be");
+                return Err(io::Error::new(io::ErrorKind::QuotaExceeded, why));
+            }
+        }
+        drop(sessions);
+        self.maps.insert(number, counts)
+    }
+
+    /// Of those that are over; false where none is.
+    fn forget_oldest(&self, sessions: &mut Sessions) -> bool {
+        let Some(oldest) = sessions.over.pop_front() else { return false };
+        sessions.by_number.remove(&oldest);
+        self.remove(oldest);
+        true
     }
 
     fn watched(
@@ -361,12 +382,7 @@ impl Live {
                 if !std::mem::replace(&mut watched.is_over, true) {
                     sessions.over.push_back(number);
                 }
-                while sessions.over.len() > OVER_MAX
-                    && let Some(oldest) = sessions.over.pop_front()
-                {
-                    sessions.by_number.remove(&oldest);
-                    self.remove(oldest);
-                }
+                while sessions.over.len() > OVER_MAX && self.forget_oldest(sessions) {}
             }
         }
     }
@@ -559,3 +575,5 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const LEAVE_WITHIN: Duration = Duration::from_millis(150);
 /// Sessions that are over and not yet forgotten.
 const OVER_MAX: usize = 4096;
+/// As ebpf/src/common.h has it.
+const SESSIONS_MAX: usize = 16_384;

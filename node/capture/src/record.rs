@@ -171,8 +171,8 @@ pub(crate) mod tests {
         assert_eq!((path, cwd, argv), (&b"/bin/true"[..], &b"/root"[..], &b"true\0x\0"[..]));
     }
 
-    #[test]
-    fn every_truncation_and_every_longer_one_is_refused() {
+    /// One of each kind.
+    fn each() -> Vec<Vec<u8>> {
         let exit = record(kind::EXIT, Exit::default().as_bytes(), &[]);
         let argv = record(kind::ARGV, Argv { at: 3, len: 2 }.as_bytes(), &[b"ab"]);
         let file = File { path_len: 2, other_len: 1, ..File::default() };
@@ -184,11 +184,15 @@ pub(crate) mod tests {
         let trace = Trace { name_len: 1, ..Trace::default() };
         let trace = record(kind::TRACE, trace.as_bytes(), &[b"s"]);
         let rights = record(kind::RIGHTS, Rights::default().as_bytes(), &[]);
-        let plain = [kind::OVER, kind::FORK].map(|kind| record(kind, &[], &[]));
+        let [over, fork] = [kind::OVER, kind::FORK].map(|kind| record(kind, &[], &[]));
         let denial = Denial { path_len: 2, ..Denial::default() };
         let denial = record(rules::kind::DENIAL, denial.as_bytes(), &[b"/a"]);
-        let several = [exec(), exit, argv, file, net, kernel, trace, rights, denial];
-        for whole in several.into_iter().chain(plain) {
+        vec![exec(), exit, argv, file, net, kernel, trace, rights, denial, over, fork]
+    }
+
+    #[test]
+    fn every_truncation_and_every_longer_one_is_refused() {
+        for whole in each() {
             Record::read(&whole).unwrap();
             for length in 0..whole.len() {
                 Record::read(&whole[..length]).unwrap_err();
@@ -205,10 +209,50 @@ pub(crate) mod tests {
         }
     }
 
+    /// How many bytes a body has that are not of fixed size.
+    fn parts(body: &Body<'_>) -> usize {
+        match body {
+            Body::Argv { bytes, .. } => bytes.len(),
+            Body::Denial { path, .. } => path.len(),
+            Body::Exec { path, cwd, argv, .. } => path.len() + cwd.len() + argv.len(),
+            Body::File { path, other, .. } => path.len() + other.len(),
+            Body::Kernel { name, .. } | Body::Net { name, .. } | Body::Trace { name, .. } => {
+                name.len()
+            }
+            Body::Exit { .. } | Body::Fork | Body::Over | Body::Rights(_) => 0,
+        }
+    }
+
+    /// Refused, or read as something of the same length: never beyond it. The header's length and version are always checked.
+    #[test]
+    fn every_bit_may_be_wrong() {
+        for whole in each() {
+            let fixed = whole.len() - parts(&Record::read(&whole).unwrap().body);
+            for bit in 0..whole.len() * 8 {
+                let mut flipped = whole.clone();
+                flipped[bit / 8] ^= 1 << (bit % 8);
+                match Record::read(&flipped) {
+                    Ok(record)
+                        if record.header.kind == Record::read(&whole).unwrap().header.kind =>
+                    {
+                        assert_eq!(fixed + parts(&record.body), whole.len(), "bit {bit}");
+                    }
+                    // Another kind of the same size.
+                    Ok(record) => assert!(parts(&record.body) <= whole.len(), "bit {bit}"),
+                    Err(RecordError::Kind(_) | RecordError::Length | RecordError::Version(_)) => {}
+                }
+                assert!(bit >= 32 || Record::read(&flipped).is_err(), "another length");
+            }
+        }
+    }
+
     proptest! {
         #[test]
-        fn nothing_panics(flips in prop::collection::vec((0_usize..200, any::<u8>()), 1..8)) {
-            let mut bytes = exec();
+        fn nothing_panics(
+            which in 0_usize..11,
+            flips in prop::collection::vec((0_usize..200, any::<u8>()), 1..8),
+        ) {
+            let mut bytes = each().swap_remove(which);
             for (at, flip) in flips {
                 let at = at % bytes.len();
                 bytes[at] ^= flip;

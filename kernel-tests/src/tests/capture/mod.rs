@@ -6,6 +6,7 @@
 //! - [`stage`]: the real capture, sessions on it, and processes outside of them
 //! - [`deed`]: what a deed has at hand
 //! - [`told`]: what was told of a session, and whether that is enough
+//! - [`faults`]: bad input, floods, a node that is stopped
 //! - [`cases`]: the deeds, and what is to be told of each
 //!
 //! What comes of them is printed for `cargo xtask kernel-test`, which knows what was seen before and keeps the table.
@@ -13,6 +14,7 @@
 mod agent;
 pub(crate) mod cases;
 mod deed;
+pub(crate) mod faults;
 mod load;
 mod stage;
 mod told;
@@ -25,6 +27,7 @@ use self::told::Verdict;
 
 pub(crate) use self::agent::run as run_agent;
 pub(crate) use self::deed::run as run_deed;
+pub(crate) use self::faults::run as run_fault;
 pub(crate) use self::stage::is_guest;
 
 crate::tests![every_program_is_taken_or_has_no_hook, bypasses];

@@ -68,8 +68,8 @@ pub(super) fn folder(number: u8) -> PathBuf {
 
 /// What is captured, for all cases.
 pub(super) struct Stage {
-    runtime: tokio::runtime::Runtime,
-    capture: Capture,
+    pub(super) runtime: tokio::runtime::Runtime,
+    pub(super) capture: Capture,
 }
 
 impl Stage {
@@ -451,7 +451,7 @@ pub(super) fn facts_of([case, part]: [u8; 2]) -> event::Session {
 
 /// A sink that keeps everything.
 #[derive(Debug)]
-struct Memory {
+pub(super) struct Memory {
     facts: event::Session,
     told: Mutex<ToldSoFar>,
 }
@@ -463,7 +463,7 @@ struct ToldSoFar {
 }
 
 impl Memory {
-    fn new(number: [u8; 2]) -> Self {
+    pub(super) fn new(number: [u8; 2]) -> Self {
         Self { facts: facts_of(number), told: Mutex::default() }
     }
 
@@ -473,14 +473,14 @@ impl Memory {
 
     /// It was told that the last task has ended, and nobody took up what it left since; a program whose hash took long may
     /// be told of after that.
-    fn is_over(&self) -> bool {
+    pub(super) fn is_over(&self) -> bool {
         let told = self.lock();
         let is_summary = |event: &event::Body| matches!(event, event::Body::SessionCapture(_));
         let wait = if told.events.last().is_some_and(is_summary) { QUIET } else { QUIET_FOR_LONG };
         told.events.iter().any(is_summary) && told.last.is_some_and(|last| last.elapsed() > wait)
     }
 
-    fn events(&self) -> Vec<serde_json::Value> {
+    pub(super) fn events(&self) -> Vec<serde_json::Value> {
         self.lock().events.iter().map(|event| serde_json::to_value(event).unwrap()).collect()
     }
 }

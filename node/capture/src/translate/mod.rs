@@ -195,8 +195,31 @@ fn comm(bytes: &[u8]) -> String {
     text(bytes.split(|byte| *byte == 0).next().unwrap_or_default())
 }
 
+/// Text from which the bytes can be had again: each byte that is no UTF-8 becomes U+FFFD and two hexadecimal digits, and so do
+/// the three of a U+FFFD that was there before.
 fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
+    if let Ok(text) = std::str::from_utf8(bytes)
+        && !text.contains(char::REPLACEMENT_CHARACTER)
+    {
+        return text.to_owned();
+    }
+    let mut text = String::with_capacity(bytes.len() * 2);
+    let escape = |text: &mut String, bytes: &[u8]| {
+        for byte in bytes {
+            text.push(char::REPLACEMENT_CHARACTER);
+            text.push_str(&hex::encode([*byte]));
+        }
+    };
+    for chunk in bytes.utf8_chunks() {
+        for (number, part) in chunk.valid().split(char::REPLACEMENT_CHARACTER).enumerate() {
+            if number > 0 {
+                escape(&mut text, "\u{fffd}".as_bytes());
+            }
+            text.push_str(part);
+        }
+        escape(&mut text, chunk.invalid());
+    }
+    text
 }
 
 /// The provenance's name, from [`ebpf_abi::prov`].
@@ -215,3 +238,48 @@ fn prov(number: u32) -> String {
 const UNFINISHED_MAX: usize = 64;
 /// Processes of a session that are known by their program; the others by what they call themselves.
 const PROGRAMS_MAX: usize = 65_536;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What `text` was made of.
+    fn bytes(text: &str) -> Vec<u8> {
+        let mut parts = text.split(char::REPLACEMENT_CHARACTER);
+        let mut bytes = parts.next().unwrap().as_bytes().to_vec();
+        for part in parts {
+            bytes.extend(hex::decode(&part[..2]).unwrap());
+            bytes.extend(part[2..].bytes());
+        }
+        bytes
+    }
+
+    #[test]
+    fn what_is_no_text_is_marked() {
+        for (from, to) in [
+            (&b"/etc/passwd"[..], "/etc/passwd"),
+            ("/gr\u{fc}n\\x2d\n".as_bytes(), "/gr\u{fc}n\\x2d\n"),
+            (b"a\xffb", "a\u{fffd}ffb"),
+            (b"\xe2\x82", "\u{fffd}e2\u{fffd}82"),
+            ("\u{fffd}".as_bytes(), "\u{fffd}ef\u{fffd}bf\u{fffd}bd"),
+        ] {
+            assert_eq!(text(from), to);
+            assert_eq!(bytes(to), from);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_byte_is_lost(from in prop::collection::vec(any::<u8>(), 0..300)) {
+            prop_assert_eq!(bytes(&text(&from)), from);
+        }
+
+        /// Where there are many of the same.
+        #[test]
+        fn no_mark_is_taken_for_another(from in "[\u{fffd}a0-9\\\\]{0,20}") {
+            prop_assert_eq!(bytes(&text(from.as_bytes())), from.as_bytes());
+        }
+    }
+}

@@ -2,10 +2,13 @@
 
 use std::fs;
 
+use super::text;
+
 /// A path within the file system of a device, as the process sees it, or we; nothing where it is mounted nowhere.
 pub(super) fn resolve(pid: u32, dev: u64, path: &str) -> Option<String> {
     let of = |table: String| {
-        let table = fs::read_to_string(table).ok()?;
+        // Somebody may have mounted something where the name is no text.
+        let table = text(&fs::read(table).ok()?);
         find(&table, dev, path)
     };
     // The process may be over.
