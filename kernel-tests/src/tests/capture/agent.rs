@@ -89,8 +89,8 @@ pub(super) const TOLD: &str = "told.jsonl";
 pub(super) const TOLD_AGAIN: &str = "again.jsonl";
 /// A file that ends it.
 pub(super) const STOP: &str = "stop";
-/// Some seconds on an emulated machine.
-const REPLACED_WITHIN: Duration = Duration::from_secs(20);
+/// Half a minute on an emulated machine.
+const REPLACED_WITHIN: Duration = Duration::from_secs(80);
 
 /// A sink that another process can read.
 #[derive(Debug)]

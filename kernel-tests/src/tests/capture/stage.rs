@@ -195,7 +195,7 @@ impl<'s> Scene<'s> {
         let file = File::create(&facts).unwrap();
         command.stdin(Stdio::null()).stderr(file.try_clone().unwrap()).stdout(file);
         let agent = Agent { child: command.spawn().unwrap(), facts };
-        await_fact(&agent.facts, "ready");
+        await_within(&agent.facts, "ready", NODE_WITHIN);
         agent
     }
 
@@ -227,7 +227,7 @@ impl<'s> Scene<'s> {
             thread::sleep(LOOK_EVERY);
         };
         File::create(self.path(agent::STOP)).unwrap();
-        wait(&mut last.child);
+        wait_within(&mut last.child, NODE_WITHIN);
         let facts = Facts::read(&self.facts(""));
         self.hear("node", &Facts::read(&last.facts));
         self.hear("", &facts);
@@ -411,6 +411,10 @@ fn events_of(lines: &str) -> Vec<serde_json::Value> {
 }
 
 fn await_fact(facts: &Path, key: &str) -> String {
+    await_within(facts, key, DEED_WITHIN)
+}
+
+fn await_within(facts: &Path, key: &str, within: Duration) -> String {
     let started = Instant::now();
     loop {
         // Only whole lines count.
@@ -420,18 +424,22 @@ fn await_fact(facts: &Path, key: &str) -> String {
         if let Some(value) = found.next() {
             return value.trim_start().to_owned();
         }
-        assert!(started.elapsed() < DEED_WITHIN, "{key} is not told: {text}");
+        assert!(started.elapsed() < within, "{key} is not told: {text}");
         thread::sleep(LOOK_EVERY);
     }
 }
 
 fn wait(child: &mut Child) {
+    wait_within(child, DEED_WITHIN);
+}
+
+fn wait_within(child: &mut Child, within: Duration) {
     let started = Instant::now();
     while child.try_wait().unwrap().is_none() {
-        if started.elapsed() > DEED_WITHIN {
+        if started.elapsed() > within {
             child.kill().unwrap();
             child.wait().unwrap();
-            panic!("the deed is not over after {DEED_WITHIN:?}");
+            panic!("the deed is not over after {within:?}");
         }
         thread::sleep(LOOK_EVERY);
     }
@@ -507,6 +515,8 @@ pub(super) fn find(name: &str) -> io::Result<PathBuf> {
 
 /// A deed on an emulated machine takes a second or two.
 const DEED_WITHIN: Duration = Duration::from_secs(30);
+/// A node on one may need half a minute for the kernel to take its programs.
+const NODE_WITHIN: Duration = Duration::from_secs(90);
 /// For processes that outlive the first, and for what outside of the session is adopted.
 const OTHERS_WITHIN: Duration = Duration::from_secs(4);
 /// A record is read within some hundredths of a second.
