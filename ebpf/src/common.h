@@ -331,6 +331,18 @@ static __always_inline int lose_one(struct session *session, int class)
 	return lose(session, tally, &tally->lost_ring, __sync_fetch_and_add(&tally->records, 1));
 }
 
+/* What there was too much of to be looked at. */
+static __always_inline void lose_many(struct session *session, int class, __u32 count)
+{
+	struct tally *tally = &session->tallies[class];
+	__u64 first = __sync_fetch_and_add(&tally->records, count);
+
+	__sync_fetch_and_add(&tally->lost_ring, count);
+	if (tally->lost_first == 0)
+		tally->lost_first = first;
+	tally->lost_last = first + count - 1;
+}
+
 static __always_inline void begin_at(struct header *header, struct task_struct *task, __u64 number, __u64 sequence,
 				     __u16 kind, __u32 prov)
 {

@@ -97,6 +97,9 @@ static __noinline int tell_of_socket(struct teller *teller, struct arguments *ar
 			bpf_probe_read_user(&message, sizeof(message), at);
 			tell_passed(teller, arguments->of[1], message.name, message.length, NET_SEND);
 		}
+		/* Perhaps all to one end; it is not looked at. */
+		if (result > MESSAGES_MAX)
+			lose_many(teller->session, CLASS_NET, result - MESSAGES_MAX);
 		return 0;
 	}
 	if (call == __NR_sendmsg) {
@@ -158,6 +161,8 @@ static __noinline int tell_received(struct teller *teller, struct arguments *arg
 		bpf_probe_read_user(&fd, sizeof(fd), message.control + 16 + i * 4);
 		tell_descriptor(teller, fd, FILE_RECEIVE);
 	}
+	if (count > DESCRIPTORS_MAX)
+		lose_many(teller->session, CLASS_FILE, count - DESCRIPTORS_MAX);
 	return 0;
 }
 

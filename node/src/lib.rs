@@ -121,7 +121,7 @@ impl Node {
     pub async fn finished(self) {
         self.tasks.close();
         self.tasks.wait().await;
-        self.context.capture.leave();
+        self.context.capture.leave().await;
     }
 }
 

@@ -132,8 +132,8 @@ pub(crate) struct Restored {
 
 impl Restored {
     pub(crate) fn new(facts: event::Session, audit: Arc<dyn Audit>) -> Self {
-        // Beyond all that were given before: nobody records an event in each millisecond since 1970.
-        let now = OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000;
+        // Beyond all that were given before: nobody records an event in each microsecond.
+        let now = OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000;
         Self { facts, audit, next_ei: AtomicU64::new(u64::try_from(now).unwrap_or_default()) }
     }
 }

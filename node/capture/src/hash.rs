@@ -8,6 +8,7 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use proto::event::Body as Event;
+use rustix::time::{ClockId, Timespec, clock_gettime};
 use sha2::{Digest as _, Sha256};
 use tokio::task::spawn_blocking;
 
@@ -16,22 +17,27 @@ type Version = (u64, u64, u64, i64, i64, i64, i64);
 
 static KNOWN: LazyLock<Mutex<HashMap<Version, Arc<str>>>> = LazyLock::new(Mutex::default);
 
-/// Fills in the hashes of programs; leaves those empty whose file is gone, is another one, or is too long.
-pub(crate) async fn fill(events: &mut [Event]) {
+/// Fills in the hashes of programs, of which is given when they were executed (nanoseconds since the machine's start); leaves
+/// those empty whose file is gone, is another one, has changed since, or is too long.
+pub(crate) async fn fill(events: &mut [Event], executed: &[(usize, u64)]) {
     let mut asked = Vec::new();
-    for (at, event) in events.iter().enumerate() {
-        if let Event::SessionCommand(command) = event
+    for (at, when) in executed.iter().copied() {
+        if let Some(Event::SessionCommand(command)) = events.get(at)
             && command.return_code == 0
             && let Some(ino) = inode(&command.file)
         {
-            asked.push((at, command.pid, command.path.clone(), ino));
+            asked.push((at, command.pid, command.path.clone(), Executed { ino, when }));
         }
     }
     if asked.is_empty() {
         return;
     }
     let hashes = spawn_blocking(move || {
-        let of_one = |(at, pid, path, ino): (_, _, String, _)| (at, of_program(pid, &path, ino));
+        let since = started();
+        let of_one = |(at, pid, path, mut executed): (_, _, String, Executed)| {
+            executed.when = executed.when.saturating_add(since);
+            (at, of_program(pid, &path, &executed))
+        };
         asked.into_iter().map(of_one).collect::<Vec<_>>()
     });
     for (at, hash) in hashes.await.unwrap_or_default() {
@@ -41,28 +47,52 @@ pub(crate) async fn fill(events: &mut [Event]) {
     }
 }
 
+/// What was executed.
+struct Executed {
+    ino: u64,
+    /// Nanoseconds: since the machine's start, then since 1970.
+    when: u64,
+}
+
+/// When the machine was started, nanoseconds since 1970.
+fn started() -> u64 {
+    let ns = |time: Timespec| {
+        let part = |number: i64| u64::try_from(number).unwrap_or_default();
+        part(time.tv_sec).saturating_mul(1_000_000_000).saturating_add(part(time.tv_nsec))
+    };
+    ns(clock_gettime(ClockId::Realtime)).saturating_sub(ns(clock_gettime(ClockId::Boottime)))
+}
+
 /// From `major:minor:inode:links`.
 fn inode(file: &str) -> Option<u64> {
     file.split(':').nth(2)?.parse().ok()
 }
 
-fn of_program(pid: u32, path: &str, ino: u64) -> Option<Arc<str>> {
+fn of_program(pid: u32, path: &str, executed: &Executed) -> Option<Arc<str>> {
     // What runs, also where no name leads to it; by its name, where the process is over or runs something else.
-    [format!("/proc/{pid}/exe"), path.to_owned()].iter().find_map(|path| of_file(path, ino))
+    [format!("/proc/{pid}/exe"), path.to_owned()].iter().find_map(|path| of_file(path, executed))
 }
 
-fn of_file(path: &str, ino: u64) -> Option<Arc<str>> {
+fn of_file(path: &str, executed: &Executed) -> Option<Arc<str>> {
     // A pipe of that name must not hold us up.
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).ok()?;
     let found = file.metadata().ok()?;
-    if found.ino() != ino || !found.is_file() || found.len() > BYTES_MAX {
+    if found.ino() != executed.ino || !found.is_file() || found.len() > BYTES_MAX {
+        return None;
+    }
+    // Written to since: what ran is not known any more. The kernel's time of files is behind by up to a tick.
+    let changed = found.ctime().saturating_mul(1_000_000_000).saturating_add(found.ctime_nsec());
+    if u64::try_from(changed).map_or(true, |changed| changed > executed.when) {
         return None;
     }
     let version = version(&found);
     if let Some(known) = KNOWN.lock().unwrap_or_else(PoisonError::into_inner).get(&version) {
         return Some(Arc::clone(known));
     }
-    let hash: Arc<str> = sha256(file)?.into();
+    let hash: Arc<str> = sha256(&file)?.into();
+    if self::version(&file.metadata().ok()?) != version {
+        return None;
+    }
     let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
     if known.len() >= KNOWN_MAX {
         known.clear();
@@ -76,7 +106,7 @@ fn version(file: &Metadata) -> Version {
     (file.dev(), file.ino(), file.len(), file.mtime(), file.mtime_nsec(), changed, changed_ns)
 }
 
-fn sha256(mut file: File) -> Option<String> {
+fn sha256(mut file: &File) -> Option<String> {
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 256 << 10];
     loop {
@@ -105,10 +135,19 @@ mod tests {
         let ino = std::fs::metadata(&path).unwrap().ino();
         let path = path.to_str().unwrap();
         let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
-        assert_eq!(of_file(path, ino).as_deref(), Some(abc));
-        assert_eq!(of_file(path, ino).as_deref(), Some(abc));
-        assert_eq!(of_file(path, ino + 1), None);
-        assert_eq!(of_file("/no/such", ino), None);
+        let now = || {
+            let boot = clock_gettime(ClockId::Boottime);
+            started() + u64::try_from(boot.tv_sec * 1_000_000_000 + boot.tv_nsec).unwrap()
+        };
+        let then = Executed { ino, when: now() };
+        assert_eq!(of_file(path, &then).as_deref(), Some(abc));
+        assert_eq!(of_file(path, &then).as_deref(), Some(abc));
+        assert_eq!(of_file(path, &Executed { ino: ino + 1, when: now() }), None);
+        assert_eq!(of_file("/no/such", &then), None);
+        // Something else ran then.
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        std::fs::write(path, "something else").unwrap();
+        assert_eq!(of_file(path, &then), None);
     }
 
     #[test]

@@ -210,9 +210,9 @@ impl Capture {
     }
 
     /// The node ends in an orderly way: what no session needs any more leaves the kernel.
-    pub fn leave(&self) {
+    pub async fn leave(&self) {
         if let Ok(live) = &self.0 {
-            live.leave();
+            live.leave().await;
         }
     }
 

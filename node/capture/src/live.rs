@@ -16,10 +16,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ebpf_abi::{Credit, Header, Session as Counts, class, kind};
+use futures::future::join_all;
 use proto::event;
 use proto::id::SessionId;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 use zerocopy::FromBytes as _;
 
 use crate::loss::{CLASS_NAMES, losses, summary};
@@ -324,10 +326,19 @@ impl Live {
         }
     }
 
-    /// The node ends: what goes on stays, and nothing else.
-    pub(crate) fn leave(&self) {
+    /// The node ends: what was read is made durable first; what goes on stays, and what could not be made so.
+    pub(crate) async fn leave(&self) {
+        let mut settled = Vec::new();
+        for watched in lock(&self.sessions).by_number.values_mut() {
+            let (say, hear) = oneshot::channel();
+            watched.pending.push(Item::Settled(say));
+            watched.flush();
+            settled.push(hear);
+        }
+        let is_settled = timeout(SETTLE_WITHIN, join_all(settled)).await.is_ok();
         let sessions = lock(&self.sessions);
         if let Some(pins) = &self.pins
+            && is_settled
             && sessions.is_idle()
         {
             for number in &sessions.over {
@@ -405,7 +416,10 @@ impl Live {
         let live = sessions.by_number.iter().filter(|(_, watched)| !watched.is_over);
         let numbers: Vec<_> = live.map(|(number, _)| *number).collect();
         for number in numbers {
-            self.account(&mut sessions, number);
+            // The record of its end may have been beyond the budget, or is still on its way.
+            if self.account(&mut sessions, number).is_some_and(|counts| counts.tasks == 0) {
+                sessions.left.push_back((Instant::now(), number));
+            }
         }
         if !sessions.is_idle() {
             self.tell_passed_over(&mut sessions);
@@ -573,6 +587,8 @@ async fn give_back() {
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// What a first process had started ends with it, or soon after; or goes on.
 const LEAVE_WITHIN: Duration = Duration::from_millis(150);
+/// How long a node that ends waits for its disk.
+const SETTLE_WITHIN: Duration = Duration::from_secs(5);
 /// Sessions that are over and not yet forgotten.
 const OVER_MAX: usize = 4096;
 /// As ebpf/src/common.h has it.

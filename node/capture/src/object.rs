@@ -6,7 +6,8 @@
 mod replace;
 
 use std::collections::BTreeMap;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::os::fd::{AsFd as _, AsRawFd as _, RawFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -42,6 +43,8 @@ pub enum LoadError {
     Pins(#[source] io::Error),
     #[error("{0} is missing")]
     Missing(&'static str),
+    #[error("no random number")]
+    Seed(#[source] io::Error),
     #[error("no thread to read what the kernel tells")]
     Thread(#[source] io::Error),
 }
@@ -217,7 +220,10 @@ impl Object {
         }
         let btf = Btf::from_sys_fs().map_err(LoadError::Btf)?;
         // Task storage, of which aya knows only that it is a map.
-        let mut ebpf = EbpfLoader::new().btf(Some(&btf)).allow_unsupported_maps().load(programs)?;
+        let seed = seed()?;
+        let mut loader = EbpfLoader::new();
+        loader.btf(Some(&btf)).allow_unsupported_maps().override_global(SEED, &seed, true);
+        let mut ebpf = loader.load(programs)?;
         if let Some(pins) = pins {
             for (name, map) in ebpf.maps() {
                 // Sections of the object's data are no maps that anybody asks for.
@@ -285,6 +291,17 @@ fn has_essential(coverage: &BTreeMap<String, Result<(), Refusal>>) -> Result<(),
         }
     }
     Ok(())
+}
+
+/// The name of [`seed`] in the programs.
+const SEED: &str = "fold_seed";
+
+/// For digests, of which nobody is to find two that are the same.
+fn seed() -> Result<u64, LoadError> {
+    let mut bytes = [0; 8];
+    let random = File::open("/dev/urandom").and_then(|mut random| random.read_exact(&mut bytes));
+    random.map_err(LoadError::Seed)?;
+    Ok(u64::from_ne_bytes(bytes))
 }
 
 /// For a node after us.

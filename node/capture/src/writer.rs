@@ -9,7 +9,7 @@ use futures::{StreamExt as _, stream};
 use proto::event;
 use proto::id::SessionId;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::interval;
+use tokio::time::{MissedTickBehavior, interval};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 
 use crate::live::{Live, class_of};
@@ -69,7 +69,13 @@ impl Records {
             let context =
                 Context { session, session_of: &|_| other.clone(), rule: &|_, _| rule.clone() };
             add(&mut piece.done, class_of(record.header.kind), length, record.header.sequence);
+            let (when, before) = (record.header.boot_ns, piece.events.len());
             piece.events.extend(translator.translate(&context, record));
+            for (at, event) in piece.events.iter().enumerate().skip(before) {
+                if matches!(event, event::Body::SessionCommand(_)) {
+                    piece.executed.push((at, when));
+                }
+            }
         }
         piece
     }
@@ -79,6 +85,8 @@ impl Records {
 #[derive(Debug, Default)]
 struct Piece {
     events: Vec<event::Body>,
+    /// Which of them are programs, and when each was executed, by the kernel's clock.
+    executed: Vec<(usize, u64)>,
     /// What of the kernel's is done with then: bytes of these records, the number behind the last.
     done: Credit,
     settled: Option<oneshot::Sender<()>>,
@@ -86,7 +94,7 @@ struct Piece {
 
 impl Piece {
     async fn hashed(mut self) -> Self {
-        hash::fill(&mut self.events).await;
+        hash::fill(&mut self.events, &self.executed).await;
         self
     }
 }
@@ -120,6 +128,7 @@ pub(crate) async fn write(
     });
     let mut recorded = std::pin::pin!(recorded.buffered(PIECES_AT_ONCE));
     let mut ticks = interval(TELL_WITHIN);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut done, mut told, mut lost) = (base, base, 0);
     loop {
         let behind = done != told;

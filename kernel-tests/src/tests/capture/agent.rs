@@ -64,7 +64,7 @@ pub(crate) fn run(arguments: &[OsString]) -> ExitCode {
         println!("again {}", child.id());
     }
     drop(first);
-    capture.leave();
+    runtime.block_on(capture.leave());
     ExitCode::SUCCESS
 }
 

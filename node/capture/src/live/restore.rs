@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
-use ebpf_abi::Credit;
+use ebpf_abi::{Credit, Session as Counts};
 use proto::event;
 
 use super::{Live, lock};
@@ -38,7 +39,8 @@ impl Live {
             // None of those that live.
             watched.leader = Some(0);
             watched.before = Some(done);
-            watched.is_over = counts.tasks == 0;
+            // All of it was told; if not, its end is told when the rings have been read.
+            watched.is_over = counts.tasks == 0 && is_told(&counts, done);
             if counts.tasks > 0 {
                 let session = watched.facts.clone();
                 watched.send(event::SessionDetached { session, tasks: counts.tasks });
@@ -47,6 +49,8 @@ impl Live {
             let mut sessions = lock(&self.sessions);
             if watched.is_over {
                 sessions.over.push_back(number);
+            } else if counts.tasks == 0 {
+                sessions.left.push_back((Instant::now(), number));
             }
             sessions.by_number.insert(number, watched);
         }
@@ -54,4 +58,9 @@ impl Live {
         let sessions = lock(&self.sessions);
         self.maps.retain(&|number| sessions.by_number.contains_key(&number));
     }
+}
+
+/// Every record of a session has been made durable, its end's among them.
+fn is_told(counts: &Counts, done: [u64; 3]) -> bool {
+    counts.tallies.iter().zip(done).all(|(tally, done)| done >= tally.records)
 }

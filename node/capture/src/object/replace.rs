@@ -8,7 +8,9 @@ use aya::{Btf, EbpfLoader};
 use ebpf_abi::VERSION;
 use sha2::{Digest as _, Sha256};
 
-use super::{LoadError, Maps, Object, Place, attach_all, has_essential, name_ours, remember};
+use super::{
+    LoadError, Maps, Object, Place, SEED, attach_all, has_essential, name_ours, remember, seed,
+};
 use crate::object::may_be_passed_over;
 use crate::pins::{LINK, Manifest, NEXT, Pins};
 
@@ -53,7 +55,8 @@ impl Object {
         let btf = Btf::from_sys_fs().map_err(LoadError::Btf)?;
         let shared = pins.maps().map_err(LoadError::Pins)?;
         let mut loader = EbpfLoader::new();
-        loader.btf(Some(&btf)).allow_unsupported_maps();
+        let seed = seed()?;
+        loader.btf(Some(&btf)).allow_unsupported_maps().override_global(SEED, &seed, true);
         for (name, path) in &shared {
             loader.map_pin_path(name, path);
         }
