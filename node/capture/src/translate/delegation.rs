@@ -57,7 +57,9 @@ fn broker(list: &[(&'static str, Match, &str)], path: &str) -> Option<&'static s
 
 /// A connection to a service that starts programs, or to this machine's own sshd.
 pub(super) fn by_connection(network: &SessionNetwork, peer: u32) -> Option<Event> {
-    if !matches!(network.op.as_str(), "connect" | "send") {
+    // One that failed reached nobody; one that goes on may yet.
+    let has_failed = network.return_code < 0 && network.return_code != -libc::EINPROGRESS;
+    if !matches!(network.op.as_str(), "connect" | "send") || has_failed {
         return None;
     }
     let via = if network.protocol == "unix" {
