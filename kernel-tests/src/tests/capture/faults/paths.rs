@@ -17,6 +17,10 @@ const DEEP: usize = 40;
 
 pub(super) fn paths_are_told_byte_by_byte() {
     let Some(room) = Room::open("paths") else { return };
+    if room.stage.tier() == Some(capture::Tier::B) {
+        // Told as they were passed, which in folders that deep is not the whole.
+        return crate::not_here("the deepest paths are told in full by LSM programs only");
+    }
     let told = room.begin(1, command("paths", &room.folder)).end(&room.stage);
     for path in named(&room.folder) {
         crate::at(format!("a path of {} bytes", path.as_os_str().len()));
