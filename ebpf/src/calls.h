@@ -10,7 +10,6 @@
 #define O_CREAT 0100
 
 #define EINTR 4
-#define ECONNABORTED 103
 #define ECONNRESET 104
 #define EISCONN 106
 #define ETIMEDOUT 110
@@ -18,7 +17,6 @@
 #define EHOSTUNREACH 113
 #define EALREADY 114
 #define EINPROGRESS 115
-
 
 /* What a call does with paths. Arguments are counted from 1; 0 for none. */
 struct spec {

@@ -64,7 +64,6 @@ struct {
 } nothing SEC(".maps");
 
 /* By number; the node makes an entry before it marks the first task, and removes it when the last one has ended. */
-#define SESSIONS_MAX 16384
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, SESSIONS_MAX);

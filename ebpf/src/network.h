@@ -18,6 +18,7 @@
 #define SOCK_TYPE_MASK 0xf
 #define IPPROTO_TCP 6
 #define IPPROTO_UDP 17
+#define ECONNABORTED 103
 
 /* With room for an address as calls pass it, without the family: the longest is a path. */
 #define NAME_BYTES 112

@@ -263,6 +263,8 @@ pub const ARGV_PART_BYTES_MAX: u32 = 8000;
 pub const ARGV_BYTES_MAX: u32 = 128 * 1024;
 /// Of a packet that asks for a name.
 pub const PACKET_BYTES_MAX: u32 = 512;
+/// Sessions that are watched at once.
+pub const SESSIONS_MAX: u32 = 16_384;
 /// By class: what a session may have on its way from the kernel to the disk, in bytes of records.
 pub const BUDGET_BYTES: [u32; 3] = [2 << 20, 8 << 20, 2 << 20];
 /// By class: the size of the ring, in bytes.

@@ -1,7 +1,7 @@
 //! Programs that are executed in ways which no library has: from a descriptor, with arguments that are not in memory yet,
 //! with arguments that another thread changes. All return only when they fail.
 
-use std::ffi::CString;
+use std::ffi::{CString, NulError};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd as _, RawFd};
@@ -17,10 +17,13 @@ fn pointers(texts: &[CString]) -> Vec<*const libc::c_char> {
     texts.iter().map(|text| text.as_ptr()).chain([ptr::null()]).collect()
 }
 
+fn texts(words: &[&str]) -> Result<Vec<CString>, NulError> {
+    words.iter().map(|word| CString::new(*word)).collect()
+}
+
 /// fexecve(3): what the descriptor shows, whether it has a name or not.
 pub(crate) fn descriptor(program: RawFd, arguments: &[&str]) -> io::Error {
-    let Ok(texts) = arguments.iter().map(|text| CString::new(*text)).collect::<Result<Vec<_>, _>>()
-    else {
+    let Ok(texts) = texts(arguments) else {
         return io::ErrorKind::InvalidInput.into();
     };
     let (arguments, environment) = (pointers(&texts), pointers(&[]));
@@ -70,10 +73,7 @@ pub(crate) fn untouched(program: &Path, name: &str, argument: &File, length: usi
 /// While the call is under way, a thread writes one letter and then the other into the last argument, again and again.
 pub(crate) fn changing(program: &Path, arguments: &[&str], one: u8, other: u8) -> io::Error {
     const LENGTH: usize = 64;
-    let (Ok(path), Ok(texts)) = (
-        text(program),
-        arguments.iter().map(|text| CString::new(*text)).collect::<Result<Vec<_>, _>>(),
-    ) else {
+    let (Ok(path), Ok(texts)) = (text(program), texts(arguments)) else {
         return io::ErrorKind::InvalidInput.into();
     };
     // Leaked: the thread writes until the call replaces the process.
@@ -112,10 +112,7 @@ pub(crate) enum Vanish {
 pub(crate) fn vanishing(program: &Path, arguments: &[&str], how: Vanish) -> io::Error {
     const LENGTH: usize = 64;
     const PAGE: usize = 4096;
-    let (Ok(path), Ok(texts)) = (
-        text(program),
-        arguments.iter().map(|text| CString::new(*text)).collect::<Result<Vec<_>, _>>(),
-    ) else {
+    let (Ok(path), Ok(texts)) = (text(program), texts(arguments)) else {
         return io::ErrorKind::InvalidInput.into();
     };
     // SAFETY: a new page at a place of the kernel's choice.

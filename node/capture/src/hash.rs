@@ -5,12 +5,14 @@ use std::collections::HashMap;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::Read as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex};
 
 use proto::event::Body as Event;
 use rustix::time::{ClockId, Timespec, clock_gettime};
 use sha2::{Digest as _, Sha256};
 use tokio::task::spawn_blocking;
+
+use crate::lock;
 
 /// A file as it was: device, inode, size, times of change in seconds and nanoseconds.
 type Version = (u64, u64, u64, i64, i64, i64, i64);
@@ -86,14 +88,14 @@ fn of_file(path: &str, executed: &Executed) -> Option<Arc<str>> {
         return None;
     }
     let version = version(&found);
-    if let Some(known) = KNOWN.lock().unwrap_or_else(PoisonError::into_inner).get(&version) {
+    if let Some(known) = lock(&KNOWN).get(&version) {
         return Some(Arc::clone(known));
     }
     let hash: Arc<str> = sha256(&file)?.into();
     if self::version(&file.metadata().ok()?) != version {
         return None;
     }
-    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut known = lock(&KNOWN);
     if known.len() >= KNOWN_MAX {
         known.clear();
     }

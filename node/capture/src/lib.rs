@@ -35,7 +35,7 @@ use std::fmt::Debug;
 use std::io;
 use std::os::fd::RawFd;
 use std::process::{Child, Command};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ebpf_abi::{Mark, class};
@@ -319,6 +319,11 @@ impl Drop for Watch {
 fn unenforced(why: &str) -> io::Error {
     let text = format!("its roles have capture_rules, which this node cannot keep: {why}");
     io::Error::new(io::ErrorKind::Unsupported, text)
+}
+
+/// Also after a panic elsewhere, which is no reason to stop telling.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 const STRICT_NEEDS_LSM: &str = "a role records strictly, and this kernel cannot hold back what it cannot tell \

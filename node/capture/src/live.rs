@@ -12,10 +12,10 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use ebpf_abi::{Credit, Header, Session as Counts, class, kind};
+use ebpf_abi::{Credit, Header, SESSIONS_MAX, Session as Counts, class, kind};
 use futures::future::join_all;
 use proto::event;
 use proto::id::SessionId;
@@ -24,7 +24,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use zerocopy::FromBytes as _;
 
-use crate::loss::{CLASS_NAMES, losses, summary};
+use crate::loss::{CLASS_NAMES, Lost, loss, losses, summary};
 use crate::object::{LoadError, Maps, Object, PROGRAMS, Refusal};
 use crate::pins;
 use crate::pins::{Home, Kept, Pins};
@@ -32,7 +32,7 @@ use crate::record::{Body, Record};
 use crate::rules::enforcer::{Enforcer, KEEP_IDLE};
 use crate::translate::Translator;
 use crate::writer::{self, Item, Records};
-use crate::{Restore, Sink, Tier, Totals, Wanted, reader};
+use crate::{Restore, Sink, Tier, Totals, Wanted, lock, reader};
 
 /// See the module.
 #[derive(Debug)]
@@ -110,10 +110,8 @@ impl Watched {
         }
     }
 
-    /// What has no number is not told.
     fn lost(&mut self, class: &str, reason: &str, count: u64) {
-        let (session, class, reason) = (self.facts.clone(), class.to_owned(), reason.to_owned());
-        self.send(event::SessionLoss { session, class, reason, count, first: 0, last: 0 });
+        self.send(loss(&self.facts, class, reason, Lost::of(count)));
     }
 
     /// The first record of a class after a node before us ended: those between were read, and perhaps not told.
@@ -125,10 +123,9 @@ impl Watched {
         if first >= sequence {
             return;
         }
-        let class = CLASS_NAMES.get(class).copied().unwrap_or_default().to_owned();
-        let (count, last) = (sequence - first, sequence - 1);
-        let (session, reason) = (self.facts.clone(), "restart".to_owned());
-        self.send(event::SessionLoss { session, class, reason, count, first, last });
+        let class = CLASS_NAMES.get(class).copied().unwrap_or_default();
+        let lost = Lost { count: sequence - first, first, last: sequence - 1 };
+        self.send(loss(&self.facts, class, "restart", lost));
     }
 
     /// Tells whoever waits when everything so far is durable.
@@ -251,7 +248,7 @@ impl Live {
     /// Makes room where those that are over take it.
     fn insert(&self, number: u64, counts: &Counts) -> io::Result<()> {
         let mut sessions = lock(&self.sessions);
-        while sessions.by_number.len() >= SESSIONS_MAX {
+        while u32::try_from(sessions.by_number.len()).is_ok_and(|all| all >= SESSIONS_MAX) {
             if !self.forget_oldest(&mut sessions) {
                 let why = format!("{SESSIONS_MAX} sessions are watched, and no more can be");
                 return Err(io::Error::new(io::ErrorKind::QuotaExceeded, why));
@@ -573,10 +570,6 @@ pub(crate) fn class_of(record_kind: u16) -> usize {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// What the kernel says of its types takes 30 MiB to be read, once. The allocator keeps what was freed for a second, and then
 /// gives it back to the machine when a large block is freed, which may be never.
 async fn give_back() {
@@ -591,5 +584,3 @@ const LEAVE_WITHIN: Duration = Duration::from_millis(150);
 const SETTLE_WITHIN: Duration = Duration::from_secs(5);
 /// Sessions that are over and not yet forgotten.
 const OVER_MAX: usize = 4096;
-/// As ebpf/src/common.h has it.
-const SESSIONS_MAX: usize = 16_384;

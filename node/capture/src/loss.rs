@@ -14,6 +14,31 @@ pub(crate) fn summary(
     event::SessionCapture { session, tier, control, file, network, folded: counts.folded, lost }
 }
 
+/// How many records, and the first and the last of them; what has no number is not told.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Lost {
+    pub(crate) count: u64,
+    pub(crate) first: u64,
+    pub(crate) last: u64,
+}
+
+impl Lost {
+    /// Without numbers.
+    pub(crate) fn of(count: u64) -> Self {
+        Self { count, first: 0, last: 0 }
+    }
+}
+
+pub(crate) fn loss(
+    session: &event::Session,
+    class: &str,
+    reason: &str,
+    Lost { count, first, last }: Lost,
+) -> event::SessionLoss {
+    let (session, class, reason) = (session.clone(), class.to_owned(), reason.to_owned());
+    event::SessionLoss { session, class, reason, count, first, last }
+}
+
 /// What was lost between two looks.
 pub(crate) fn losses(
     session: &event::Session,
@@ -23,9 +48,7 @@ pub(crate) fn losses(
     let mut losses = Vec::new();
     let mut add = |class: &str, reason: &str, count: u64, first: u64, last: u64| {
         if count > 0 {
-            let (class, reason) = (class.to_owned(), reason.to_owned());
-            let session = session.clone();
-            losses.push(event::SessionLoss { session, class, reason, count, first, last });
+            losses.push(loss(session, class, reason, Lost { count, first, last }));
         }
     };
     for ((name, before), now) in CLASS_NAMES.iter().zip(&told.tallies).zip(&counts.tallies) {

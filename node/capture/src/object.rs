@@ -6,20 +6,21 @@
 mod replace;
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, RawFd};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 
 use aya::maps::{Array, HashMap, Map, MapData, RingBuf};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::{Program, ProgramError, ProgramFd, ProgramInfo, loaded_programs};
 use aya::{Btf, Ebpf, EbpfLoader};
 use ebpf_abi::{Credit, Session};
+use rustix::rand::{GetRandomFlags, getrandom};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
+use crate::lock;
 use crate::pins::{LINK, Manifest, Pins};
 use crate::rules::enforcer::{self, Enforcer};
 
@@ -299,8 +300,9 @@ const SEED: &str = "fold_seed";
 /// For digests, of which nobody is to find two that are the same.
 fn seed() -> Result<u64, LoadError> {
     let mut bytes = [0; 8];
-    let random = File::open("/dev/urandom").and_then(|mut random| random.read_exact(&mut bytes));
-    random.map_err(LoadError::Seed)?;
+    // So few are given whole, or not at all.
+    let given = getrandom(&mut bytes, GetRandomFlags::empty());
+    given.map_err(|error| LoadError::Seed(error.into()))?;
     Ok(u64::from_ne_bytes(bytes))
 }
 
@@ -491,7 +493,3 @@ fn reason(error: &dyn std::error::Error) -> String {
 const RINGS: [&str; 3] = ["control", "files", "network"];
 /// Without these a session's processes are not known.
 const ESSENTIAL: [&str; 3] = ["sched_process_exec", "sched_process_exit", "task_newtask"];
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}

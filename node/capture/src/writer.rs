@@ -13,6 +13,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 
 use crate::live::{Live, class_of};
+use crate::loss::{Lost, loss};
 use crate::record::{Body, Record};
 use crate::translate::{Context, Translator};
 use crate::{Sink, hash};
@@ -66,9 +67,9 @@ impl Records {
             let other = if is_trace { others.next().flatten() } else { None };
             let is_denial = matches!(record.body, Body::Denial { .. });
             let rule = if is_denial { rules.next().unwrap_or_default() } else { String::new() };
-            let context =
-                Context { session, session_of: &|_| other.clone(), rule: &|_, _| rule.clone() };
-            add(&mut piece.done, class_of(record.header.kind), length, record.header.sequence);
+            let context = Context { session, other: other.as_ref(), rule: &rule };
+            let (class, bytes) = (class_of(record.header.kind), to_u64(length));
+            add(&mut piece.done, class, bytes, record.header.sequence + 1);
             let (when, before) = (record.header.boot_ns, piece.events.len());
             piece.events.extend(translator.translate(&context, record));
             for (at, event) in piece.events.iter().enumerate().skip(before) {
@@ -144,7 +145,7 @@ pub(crate) async fn write(
                 }
                 // Its bytes stay owed to the kernel: a strict session must not go on as if nothing were.
                 Some((count, ..)) => {
-                    lost += u64::try_from(count).unwrap_or(u64::MAX);
+                    lost += to_u64(count);
                     false
                 }
                 None => break,
@@ -166,26 +167,27 @@ pub(crate) async fn write(
 
 /// Events that the sink did not take.
 fn not_written(session: &event::Session, count: u64) -> event::Body {
-    let (session, class, reason) = (session.clone(), String::new(), "spool".to_owned());
-    event::SessionLoss { session, class, reason, count, first: 0, last: 0 }.into()
+    loss(session, "", "spool", Lost::of(count)).into()
 }
 
-fn add(done: &mut Credit, class: usize, bytes: usize, sequence: u64) {
+/// So many bytes of a class are done with, and all records before `next`.
+fn add(done: &mut Credit, class: usize, bytes: u64, next: u64) {
     if let Some(of_class) = done.bytes.get_mut(class) {
-        *of_class += u64::try_from(bytes).unwrap_or(u64::MAX);
+        *of_class += bytes;
     }
-    if let Some(next) = done.records.get_mut(class) {
-        *next = (*next).max(sequence + 1);
+    if let Some(so_far) = done.records.get_mut(class) {
+        *so_far = next.max(*so_far);
     }
 }
 
 fn add_all(done: &mut Credit, more: &Credit) {
-    for (bytes, more) in done.bytes.iter_mut().zip(more.bytes) {
-        *bytes += more;
+    for (class, (bytes, next)) in more.bytes.into_iter().zip(more.records).enumerate() {
+        add(done, class, bytes, next);
     }
-    for (next, more) in done.records.iter_mut().zip(more.records) {
-        *next = (*next).max(more);
-    }
+}
+
+fn to_u64(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
 }
 
 fn total(done: &Credit) -> u64 {
@@ -205,7 +207,7 @@ const TELL_WITHIN: Duration = Duration::from_millis(50);
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Mutex, PoisonError};
+    use std::sync::Mutex;
 
     use futures::future::BoxFuture;
 
@@ -222,7 +224,7 @@ mod tests {
         }
 
         fn record(&self, bodies: Vec<event::Body>) -> BoxFuture<'_, bool> {
-            let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut state = crate::lock(&self.0);
             let takes = std::mem::replace(&mut state.0, true);
             if takes {
                 state.1.extend(bodies);

@@ -4,7 +4,7 @@
 use ebpf_abi::layout::Layout;
 use ebpf_abi::{
     ARGV_BYTES_MAX, ARGV_PART_BYTES_MAX, BUDGET_BYTES, LAYOUTS, PACKET_BYTES_MAX, PATH_BYTES_MAX,
-    RING_BYTES, VERSION, names, rules,
+    RING_BYTES, SESSIONS_MAX, VERSION, names, rules,
 };
 
 fn main() {
@@ -23,6 +23,7 @@ fn header() -> String {
         ("ARGV_PART_BYTES_MAX", ARGV_PART_BYTES_MAX),
         ("ARGV_BYTES_MAX", ARGV_BYTES_MAX),
         ("PACKET_BYTES_MAX", PACKET_BYTES_MAX),
+        ("SESSIONS_MAX", SESSIONS_MAX),
         ("RING_BYTES_CONTROL", control),
         ("RING_BYTES_FILE", file),
         ("RING_BYTES_NET", net),

@@ -6,7 +6,8 @@ use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{Live, lock};
+use super::Live;
+use crate::lock;
 
 /// Begins to wait, in a thread of its own, where there is something to wait for.
 pub(super) fn replace(live: &Arc<Live>, programs: &'static [u8]) -> io::Result<()> {

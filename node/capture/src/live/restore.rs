@@ -7,8 +7,8 @@ use std::time::Instant;
 use ebpf_abi::{Credit, Session as Counts};
 use proto::event;
 
-use super::{Live, lock};
-use crate::{Restore, pins};
+use super::Live;
+use crate::{Restore, lock, pins};
 
 impl Live {
     /// Goes on with what a node before us watched.

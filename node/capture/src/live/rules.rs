@@ -8,10 +8,9 @@ use proto::capture_rules::CaptureRules;
 use proto::id::RoleName;
 use tokio::sync::oneshot;
 
-use super::{Live, lock};
-use crate::RulesOf;
-use crate::object;
+use super::Live;
 use crate::rules::enforcer;
+use crate::{RulesOf, lock, object};
 
 /// Where a session's rules come from, and who is told when they cannot be kept.
 #[derive(Debug)]

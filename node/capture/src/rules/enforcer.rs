@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use ebpf_abi::rules::{RULE_CONTAIN, RULE_NO_DIGEST, RULE_TOO_LONG};
@@ -14,6 +14,7 @@ use super::compile::{self, Compiled};
 use super::contain;
 use super::model::Ruleset;
 use super::tables::Tables;
+use crate::lock;
 use crate::object::{LoadError, Refusal, Take};
 
 /// See the module.
@@ -163,7 +164,7 @@ impl Enforcer {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

@@ -31,7 +31,7 @@ pub(super) fn event(
         dst_addr: address(record),
         dst_port: u16::try_from(record.port).unwrap_or(0),
         target_pid: record.other,
-        rule: (context.rule)(record.policy, record.rule),
+        rule: context.rule.to_owned(),
         mode: mode.name().to_owned(),
         times: record.times,
         return_code: record.result,
@@ -96,11 +96,7 @@ mod tests {
             addr_remote: "192.0.2.7:50022".into(),
             proto: "ssh".into(),
         };
-        let context = Context {
-            session: &session,
-            session_of: &|_| None,
-            rule: &|policy, rule| format!("{policy}/{rule}"),
-        };
+        let context = Context { session: &session, other: None, rule: "3/7" };
         let header = Header { tgid: 42, ..Header::default() };
         let event = event(&context, &header, "sh".to_owned(), record, path);
         let Event::SessionDenied(denied) = event else { panic!("{event:?}") };

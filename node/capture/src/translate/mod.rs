@@ -46,10 +46,10 @@ pub(crate) struct Translator {
 pub(crate) struct Context<'a> {
     /// Whose event it is.
     pub(crate) session: &'a event::Session,
-    /// The session of a number.
-    pub(crate) session_of: &'a dyn Fn(u64) -> Option<SessionId>,
-    /// What a rule is called, by its policy's number and its own.
-    pub(crate) rule: &'a dyn Fn(u32, u32) -> String,
+    /// The other session, of a record that is about two.
+    pub(crate) other: Option<&'a SessionId>,
+    /// What the rule is called, of one that is about a rule.
+    pub(crate) rule: &'a str,
 }
 
 impl Translator {

@@ -144,7 +144,7 @@ pub(super) fn trace(
     let session = context.session.clone();
     let (pid, target_pid) = (header.tgid, record.other);
     let target_program = comm(&record.other_comm);
-    let sid = (context.session_of)(record.other_session);
+    let sid = context.other.cloned();
     let target_sid = sid.map(|sid| sid.to_string()).unwrap_or_default();
     let op = match record.op {
         trace::DELEGATE => {
