@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use pki::HostIdentity;
-use proto::event::{Body, Event};
+use proto::event::{Body, Event, Happened};
 use proto::id::{ClusterName, SessionId};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -112,7 +112,8 @@ impl Log {
         let time = self.clock.time();
         let mut lines = Vec::new();
         for body in bodies {
-            let event = Event::new(body, 0, time, net::random16(), self.cluster.clone());
+            let event =
+                Event::new(Happened { time, body }, 0, net::random16(), self.cluster.clone());
             let value = serde_json::to_value(&event).map_err(|e| LogError::Event(e.to_string()))?;
             lines.push(admit::line(&event, &value));
         }

@@ -82,6 +82,16 @@ struct arguments {
 	unsigned long of[8];
 };
 
+/* Those of a call of a 32-bit program. */
+static __always_inline struct arguments arguments_of_32bit(struct pt_regs *regs)
+{
+	struct arguments arguments = {
+		.of = { 0, (__u32)regs->bx, (__u32)regs->cx, (__u32)regs->dx, (__u32)regs->si, (__u32)regs->di,
+			(__u32)regs->bp },
+	};
+	return arguments;
+}
+
 static __always_inline struct arguments arguments_of(struct pt_regs *regs)
 {
 	struct arguments arguments = {
@@ -115,6 +125,44 @@ static __always_inline int is_begun_again(long result)
 static __always_inline int is_told(unsigned long flags, long result)
 {
 	return !is_begun_again(result) && (is_refusal(result) || flags & (O_ACCMODE | O_CREAT));
+}
+
+/* How a file was asked for: of openat2(2) it stands in memory. */
+static __always_inline unsigned long open_flags(struct arguments *arguments, __u32 call)
+{
+	unsigned long flags = 0;
+
+	switch (call) {
+	case __NR_creat:
+		return O_CREAT;
+	case __NR_open:
+		return arguments->of[2];
+	case __NR_openat:
+		return arguments->of[3];
+	case __NR_openat2:
+		bpf_probe_read_user(&flags, sizeof(flags), (void *)arguments->of[3]);
+		return flags;
+	default:
+		return 0;
+	}
+}
+
+/* A file was not opened. */
+static __always_inline int tell_not_opened(struct teller *teller, struct arguments *arguments, __u32 call, long result)
+{
+	int at = call == __NR_openat || call == __NR_openat2;
+	unsigned long flags = open_flags(arguments, call);
+
+	if (!is_told(flags, result))
+		return 0;
+	struct typed_deed deed = {
+		.path = typed(arguments, at ? 2 : 1, at ? 1 : 0),
+		.op = FILE_OPEN,
+		.flags = flags,
+		.prov = PROV_SYSCALL,
+		.result = result,
+	};
+	return tell_typed(teller, &deed);
 }
 
 static __always_inline int tell_by_spec(struct teller *teller, struct arguments *arguments, const struct spec *spec,

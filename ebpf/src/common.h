@@ -101,7 +101,8 @@ struct {
 #define PLACE_BYTES (24 << 10)
 struct place {
 	__u32 taken;
-	__u32 reserved;
+	/* 1 where not all of a path was put; see typed.h. */
+	__u32 cut;
 	char bytes[PLACE_BYTES];
 };
 struct {

@@ -1,5 +1,5 @@
 /* What no LSM program sees: how calls ended of which there are few (Tier A). By the names of the kernel's functions, which are
- * those of one architecture; a kernel that has others is told of as that. */
+ * those of one architecture; a kernel that has others is told of as that. Of 32-bit programs only what succeeds is told of. */
 #include "calls.h"
 #include "other.h"
 
@@ -64,27 +64,27 @@ int BPF_PROG(__x64_sys_seccomp, struct pt_regs *regs, long result)
 	return 0;
 }
 
-/* Of all calls that open files, those of 32-bit programs, too. */
-SEC("fexit/do_sys_openat2")
-int BPF_PROG(do_sys_openat2, int dir, const char *name, struct open_how *how, long result)
+/* At the ends of the calls: what they have in common, some kernels have no function for. */
+static __always_inline int tell_refused_open(struct arguments arguments, __u32 call, long result)
 {
 	struct teller teller;
 
-	if (result >= 0 || !tell_of(&teller, CLASS_FILE))
-		return 0;
-	unsigned long flags = how->flags;
-	if (!is_told(flags, result))
-		return 0;
-	struct typed_deed deed = {
-		.path = { .text = name, .dir = dir },
-		.op = FILE_OPEN,
-		.flags = flags,
-		.prov = PROV_SYSCALL,
-		.result = result,
-	};
-	tell_typed(&teller, &deed);
+	if (result < 0 && tell_of(&teller, CLASS_FILE))
+		tell_not_opened(&teller, &arguments, call, result);
 	return 0;
 }
+
+#define NOT_OPENED(name, number)                                                 \
+	SEC("fexit/__x64_sys_" #name)                                            \
+	int BPF_PROG(__x64_sys_##name, struct pt_regs *regs, long result)        \
+	{                                                                        \
+		return tell_refused_open(arguments_of(regs), number, result);    \
+	}
+
+NOT_OPENED(open, __NR_open)
+NOT_OPENED(creat, __NR_creat)
+NOT_OPENED(openat, __NR_openat)
+NOT_OPENED(openat2, __NR_openat2)
 
 /* What was to be changed and was not: the hooks before have told that it was tried, or nothing, where rights said no. */
 static __always_inline int tell_unchanged(struct pt_regs *regs, const struct spec *spec, long result)
@@ -98,7 +98,6 @@ static __always_inline int tell_unchanged(struct pt_regs *regs, const struct spe
 	return 0;
 }
 
-/* Calls of 32-bit programs are others, and not told of. */
 #define UNCHANGED(name, number)                                             \
 	SEC("fexit/__x64_sys_" #name)                                       \
 	int BPF_PROG(__x64_sys_##name, struct pt_regs *regs, long result)   \

@@ -12,6 +12,8 @@
 #define TCP_LISTEN 10
 #define TCP_CLOSING 11
 #define SHUTDOWN_MASK 3
+/* Of the flags, the number of the one that says that a FIN has come. */
+#define SOCK_DONE 1
 
 /* In an owner's place of the kind of record: how it got its connection. */
 #define OWNER_CONNECTS 1
@@ -36,7 +38,8 @@ static __always_inline void tell_state(struct header *owner, struct sock *sk, __
 	record.net.result = result;
 	struct tcp_sock *tcp = op == NET_CLOSE ? bpf_skc_to_tcp_sock(sk) : 0;
 	if (tcp) {
-		record.net.rx = tcp->bytes_received;
+		/* But not the other's FIN. */
+		record.net.rx = tcp->bytes_received - (sk->__sk_common.skc_flags >> SOCK_DONE & 1);
 		/* What the program gave, also where it has not been acknowledged. */
 		record.net.tx = tcp->bytes_acked + tcp->write_seq - tcp->snd_una;
 		/* A SYN that was answered counts, and so does a FIN that was sent. */

@@ -22,46 +22,14 @@ static __noinline int tell_descriptor(struct teller *teller, __s32 fd, __u32 op)
 	return file ? tell_open(teller, file, op, PROV_TP) : 0;
 }
 
-/* How a file was asked for: of openat2(2) it stands in memory. */
-static __always_inline unsigned long flags_of(struct arguments *arguments, __u32 call)
-{
-	unsigned long flags = 0;
-
-	switch (call) {
-	case __NR_creat:
-		return O_CREAT;
-	case __NR_open:
-		return arguments->of[2];
-	case __NR_openat:
-		return arguments->of[3];
-	case __NR_openat2:
-		bpf_probe_read_user(&flags, sizeof(flags), (void *)arguments->of[3]);
-		return flags;
-	default:
-		return 0;
-	}
-}
-
 /* A descriptor was given for a file; or not. */
 static __noinline int tell_opened(struct teller *teller, struct arguments *arguments, __u32 call, long result)
 {
-	int at = call == __NR_openat || call == __NR_openat2;
-
 	if (!(teller->session->classes & (1 << CLASS_FILE)))
 		return 0;
 	if (result >= 0)
 		return tell_descriptor(teller, result, FILE_OPEN);
-	unsigned long flags = flags_of(arguments, call);
-	if (call == __NR_open_by_handle_at || !is_told(flags, result))
-		return 0;
-	struct typed_deed deed = {
-		.path = typed(arguments, at ? 2 : 1, at ? 1 : 0),
-		.op = FILE_OPEN,
-		.flags = flags,
-		.prov = PROV_SYSCALL,
-		.result = result,
-	};
-	return tell_typed(teller, &deed);
+	return call == __NR_open_by_handle_at ? 0 : tell_not_opened(teller, arguments, call, result);
 }
 
 /* A call of its own, for its stack. */
@@ -316,11 +284,7 @@ int BPF_PROG(sys_exit, struct pt_regs *regs, long result)
 		return 0;
 	struct arguments arguments;
 	if (is_32bit) {
-		struct arguments passed = {
-			.of = { 0, (__u32)regs->bx, (__u32)regs->cx, (__u32)regs->dx, (__u32)regs->si,
-				(__u32)regs->di, (__u32)regs->bp },
-		};
-		arguments = passed;
+		arguments = arguments_of_32bit(regs);
 		/* What the verifier knew of it, it may have forgotten. */
 		barrier_var(call);
 		call = of_32bit[call & (CALLS_MAX - 1)];

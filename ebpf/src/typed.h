@@ -28,7 +28,11 @@ struct typed {
 
 static __always_inline __u32 put_name(struct place *place, __u32 to, struct typed *typed)
 {
-	return typed->copied ? put_text(place, to, typed->text) : put_text_from_user(place, to, typed->text);
+	__u32 length = typed->copied ? put_text(place, to, typed->text) : put_text_from_user(place, to, typed->text);
+
+	/* Without a branch and not on the stack, for the verifier's sake: else it looks at everything behind it twice. */
+	place->cut |= (length + 1) / (PATH_BYTES_MAX + 1);
+	return length;
 }
 
 /* Puts a path with the folder that it begins at. */
@@ -49,17 +53,23 @@ static __noinline __u32 put_typed(struct task_struct *task, struct place *place,
 		dentry = BPF_CORE_READ(task, fs, pwd.dentry);
 	} else {
 		struct file *file = file_of(task, typed->dir);
-		if (!file)
+		if (!file) {
+			place->cut = 1;
 			return length;
+		}
 		mnt = BPF_CORE_READ(file, f_path.mnt);
 		dentry = BPF_CORE_READ(file, f_path.dentry);
 	}
 	__u32 base = put_path(place, number, to, mnt, dentry, &cut);
+
+	place->cut |= cut;
 	if (!length)
 		return base;
 	to += base;
-	if (to > PUT_AT_MAX)
+	if (to > PUT_AT_MAX) {
+		place->cut = 1;
 		return base;
+	}
 	place->bytes[to] = '/';
 	return base + 1 + put_name(place, to + 1, typed);
 }
@@ -158,15 +168,19 @@ static __noinline int tell_typed(struct teller *teller, struct typed_deed *deed)
 	file->flags = deed->flags;
 	file->mode = deed->mode;
 	file->result = deed->result;
+	place->cut = 0;
 	__u32 length = put_typed(teller->task, place, number, to, &deed->path) & PUT_MASK;
 	file->path_len = length;
+	file->bits = place->cut * FLAG_PATH_CUT;
 	to += length;
 	length = 0;
+	place->cut = 0;
 	if (deed->other.text)
 		length = (deed->is_text ? put_name(place, to, &deed->other) :
 					  put_typed(teller->task, place, number, to, &deed->other)) &
 			 PUT_MASK;
 	file->other_len = length;
+	file->bits |= place->cut * FLAG_CWD_CUT;
 	to += length;
 	if (deed->result >= 0 || !is_folded_failure(teller, deed, number, FIXED_BYTES << 16 | (to - FIXED_BYTES), &file->times)) {
 		/* Only now is it counted: what is folded never was. */
@@ -191,7 +205,9 @@ static __noinline int tell_not_executed(struct teller *teller, struct typed *pat
 	__builtin_memset(exec, 0, sizeof(*exec));
 	exec->result = result;
 	exec->real_uid = teller->task->cred->uid.val;
+	place->cut = 0;
 	exec->path_len = put_typed(teller->task, place, number, sizeof(*header) + sizeof(*exec), path) & PUT_MASK;
+	exec->flags = place->cut * FLAG_PATH_CUT;
 	send(teller->session, CLASS_CONTROL, header, sizeof(*header) + sizeof(*exec) + exec->path_len);
 	leave_place(place);
 	return 0;

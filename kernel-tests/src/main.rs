@@ -131,7 +131,7 @@ enum Verdict {
 }
 
 /// More than the longest test takes in an emulated machine that has half a core.
-const TEST_TIMEOUT: Duration = Duration::from_secs(300);
+const TEST_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// What panics said since the test began.
 static SAID: Mutex<Vec<String>> = Mutex::new(Vec::new());

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use proto::event::{Body, Event};
+use proto::event::{Body, Event, Happened};
 use proto::id::ClusterName;
 use proto::rpc::audit_client::AuditClient;
 use proto::rpc::{AppendRequest, SequencedEvent};
@@ -20,7 +20,7 @@ use tonic::transport::Channel;
 use crate::auth_client::{MESSAGE_BYTES_MAX, explain};
 use crate::backoff::Backoff;
 use crate::shutdown::Shutdown;
-use crate::spool::disk::{Disk, Limits, Line};
+use crate::spool::disk::{Disk, Limits, Line, Room};
 
 mod disk;
 #[cfg(test)]
@@ -68,6 +68,7 @@ pub struct Batch(Arc<[Vec<u8>]>);
 enum Job {
     Write {
         batch: Batch,
+        room: Room,
         done: oneshot::Sender<Result<(), SpoolError>>,
     },
     /// The events behind the last that was read, as many as one request to auth may carry.
@@ -114,35 +115,35 @@ impl Spool {
     /// # Errors
     /// See [`SpoolError`].
     pub async fn record(&self, body: impl Into<Body>, ei: u64) -> Result<Event, SpoolError> {
-        let event = self.event(body.into(), ei);
+        let event = self.event(Happened::now(body), ei);
         let batch = Batch(Arc::new([json(&event)?]));
-        self.write(&batch).await?;
+        self.ask(|done| Job::Write { batch, room: Room::Whole, done }).await?;
         Ok(event)
     }
 
-    /// Makes events of bodies with their `ei`, to be written together.
+    /// Makes events of what happened and their `ei`, to be written together.
     ///
     /// # Errors
     /// See [`SpoolError`].
     pub fn batch(
         &self,
-        bodies: impl IntoIterator<Item = (Body, u64)>,
+        happened: impl IntoIterator<Item = (Happened, u64)>,
     ) -> Result<Batch, SpoolError> {
-        let lines = bodies.into_iter().map(|(body, ei)| json(&self.event(body, ei)));
+        let lines = happened.into_iter().map(|(happened, ei)| json(&self.event(happened, ei)));
         Ok(Batch(lines.collect::<Result<_, _>>()?))
     }
 
-    /// Writes and syncs all of a batch or nothing; returns once it survives a power cut.
+    /// Writes and syncs all of a batch or nothing; returns once it survives a power cut. Of what there may be much of, which
+    /// must not take the room of the decisions that [`Self::record`] is for.
     ///
     /// # Errors
     /// See [`SpoolError`]. The batch may be tried again.
     pub async fn write(&self, batch: &Batch) -> Result<(), SpoolError> {
-        self.ask(|done| Job::Write { batch: batch.clone(), done }).await
+        self.ask(|done| Job::Write { batch: batch.clone(), room: Room::Shared, done }).await
     }
 
-    fn event(&self, body: Body, ei: u64) -> Event {
-        let (now, uid) = (time::OffsetDateTime::now_utc(), crate::random16());
-        Event::new(body, ei, now, uid, self.shared.cluster.clone())
+    fn event(&self, happened: Happened, ei: u64) -> Event {
+        Event::new(happened, ei, crate::random16(), self.shared.cluster.clone())
     }
 
     /// Sends to auth until `shutdown` stops, with back-off. At [`Shutdown::drain`] it goes on; run it once.
@@ -194,7 +195,7 @@ impl Writer {
         let mut next = None;
         while let Some(job) = next.take().or_else(|| self.queue.blocking_recv()) {
             match job {
-                Job::Write { batch, done } => next = self.write_group(&batch, done),
+                Job::Write { batch, room, done } => next = self.write_group((&batch, room), done),
                 Job::Read { done } => answer(done, self.disk.read()),
                 Job::Meet { highest, done } => answer(done, self.disk.meet(highest)),
                 Job::Acknowledge { sequence, done } => {
@@ -214,15 +215,17 @@ impl Writer {
     /// One write and one sync for all that is queued. Gives back the job that ended the group.
     fn write_group(
         &mut self,
-        batch: &Batch,
+        first: (&Batch, Room),
         done: oneshot::Sender<Result<(), SpoolError>>,
     ) -> Option<Job> {
         let mut waiting = Vec::new();
         let mut ended_by = None;
-        self.add(batch, done, &mut waiting);
+        self.add(first, done, &mut waiting);
         while waiting.len() < GROUP_JOBS_MAX && self.disk.staged_bytes() < GROUP_BYTES_MAX {
             match self.queue.try_recv() {
-                Ok(Job::Write { batch, done }) => self.add(&batch, done, &mut waiting),
+                Ok(Job::Write { batch, room, done }) => {
+                    self.add((&batch, room), done, &mut waiting);
+                }
                 Ok(other) => {
                     ended_by = Some(other);
                     break;
@@ -242,11 +245,11 @@ impl Writer {
 
     fn add(
         &mut self,
-        batch: &Batch,
+        (batch, room): (&Batch, Room),
         done: oneshot::Sender<Result<(), SpoolError>>,
         waiting: &mut Vec<oneshot::Sender<Result<(), SpoolError>>>,
     ) {
-        match self.disk.stage(&batch.0) {
+        match self.disk.stage(&batch.0, room) {
             Ok(()) => waiting.push(done),
             Err(error) => answer(done, Err(error)),
         }

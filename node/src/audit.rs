@@ -6,14 +6,14 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use net::backoff::Backoff;
 use net::spool::{Spool, SpoolError};
-use proto::event::Body;
+use proto::event::{Body, Happened};
 
 /// Takes events. `record` returns once the event survives a power cut.
 pub(crate) trait Audit: Send + Sync + std::fmt::Debug {
     fn record(&self, body: Body, ei: u64) -> BoxFuture<'_, Result<(), SpoolError>>;
 
     /// The same of many, of what has happened already: as often as it takes, so that an error is for good.
-    fn record_all(&self, bodies: Vec<(Body, u64)>) -> BoxFuture<'_, Result<(), SpoolError>>;
+    fn record_all(&self, happened: Vec<(Happened, u64)>) -> BoxFuture<'_, Result<(), SpoolError>>;
 }
 
 impl Audit for Spool {
@@ -21,9 +21,9 @@ impl Audit for Spool {
         Box::pin(async move { Spool::record(self, body, ei).await.map(|_| ()) })
     }
 
-    fn record_all(&self, bodies: Vec<(Body, u64)>) -> BoxFuture<'_, Result<(), SpoolError>> {
+    fn record_all(&self, happened: Vec<(Happened, u64)>) -> BoxFuture<'_, Result<(), SpoolError>> {
         Box::pin(async move {
-            let batch = self.batch(bodies)?;
+            let batch = self.batch(happened)?;
             let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MAX);
             loop {
                 match self.write(&batch).await {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use net::spool::SpoolError;
 use policy::{Permit, SessionOptions};
-use proto::event::{self, Body};
+use proto::event::{self, Body, Happened};
 use proto::id::{RoleName, SessionId, UserName};
 use proto::resource::RecordMode;
 use time::OffsetDateTime;
@@ -98,8 +98,8 @@ impl capture::Sink for Session {
         self.role_names()
     }
 
-    fn record(&self, bodies: Vec<Body>) -> BoxFuture<'_, bool> {
-        record_all(&self.facts.sid, self.audit.as_ref(), &self.next_ei, bodies)
+    fn record(&self, happened: Vec<Happened>) -> BoxFuture<'_, bool> {
+        record_all(&self.facts.sid, self.audit.as_ref(), &self.next_ei, happened)
     }
 }
 
@@ -108,11 +108,11 @@ fn record_all<'a>(
     sid: &'a SessionId,
     audit: &'a dyn Audit,
     next_ei: &AtomicU64,
-    bodies: Vec<Body>,
+    happened: Vec<Happened>,
 ) -> BoxFuture<'a, bool> {
-    let count = bodies.len();
+    let count = happened.len();
     let first = next_ei.fetch_add(u64::try_from(count).unwrap_or_default(), Ordering::Relaxed);
-    let recorded = audit.record_all(bodies.into_iter().zip(first..).collect());
+    let recorded = audit.record_all(happened.into_iter().zip(first..).collect());
     Box::pin(async move {
         let result = recorded.await;
         if let Err(error) = &result {
@@ -143,8 +143,8 @@ impl capture::Sink for Restored {
         self.facts.clone()
     }
 
-    fn record(&self, bodies: Vec<Body>) -> BoxFuture<'_, bool> {
-        record_all(&self.facts.sid, self.audit.as_ref(), &self.next_ei, bodies)
+    fn record(&self, happened: Vec<Happened>) -> BoxFuture<'_, bool> {
+        record_all(&self.facts.sid, self.audit.as_ref(), &self.next_ei, happened)
     }
 }
 

@@ -124,7 +124,11 @@ pub enum EnhancedRecording {
 
 /// `record_session`, by service.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(
+    deny_unknown_fields,
+    default,
+    expecting = "modes by service, such as record_session: {default: strict}"
+)]
 pub struct RecordSession {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub default: Option<RecordMode>,

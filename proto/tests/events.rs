@@ -338,8 +338,8 @@ fn events_are_as_documented() {
     let cluster = ClusterName::parse("example.com").unwrap();
     let mut lines = String::new();
     for body in samples().into_iter().chain(captured()) {
-        let event =
-            Event::new(body, 3, datetime!(2026-11-22 12:00:00.5 UTC), [9; 16], cluster.clone());
+        let time = datetime!(2026-11-22 12:00:00.5 UTC);
+        let event = Event::new(Happened { time, body }, 3, [9; 16], cluster.clone());
         let line = serde_json::to_string(&event).unwrap();
         assert_eq!(serde_json::from_str::<Event>(&line).unwrap(), event, "{line}");
         lines.push_str(&line);

@@ -3,10 +3,12 @@
 use std::collections::VecDeque;
 
 use net::auth_client::MESSAGE_BYTES_MAX;
+use proto::event::Event;
 use proto::id::SessionId;
 use proto::resource::Span;
 use proto::rpc::audit_client::AuditClient;
 use proto::rpc::{SearchRequest, TailRequest};
+use serde::Deserialize as _;
 use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -15,6 +17,7 @@ use tonic::transport::Channel;
 use crate::call;
 use crate::flags::{EventFormat, EventsArgs, EventsCommand};
 use crate::resources::word;
+use cli::captured::told;
 use cli::failure::Failure;
 use cli::output::{plain, print};
 
@@ -125,7 +128,9 @@ fn brief(event: &Value) -> String {
         format!("{:<6}", word(event, "/code")),
         format!("{:<24}", word(event, "/event")),
     ];
-    for field in SHOWN {
+    let told = Event::deserialize(event).ok().and_then(|event| told(&event.body));
+    let shown = if told.is_some() { SHOWN_OF_TOLD } else { SHOWN };
+    for field in shown {
         if let Some(value) = event.get(field) {
             let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
             if !value.is_empty() {
@@ -133,9 +138,14 @@ fn brief(event: &Value) -> String {
             }
         }
     }
+    if let Some(told) = told {
+        parts.push(format!("{} {}", told.kind, told.text));
+    }
     plain(parts.join(" ").trim_end())
 }
 
+/// Fields of what the kernel told, which is put in words.
+const SHOWN_OF_TOLD: &[&str] = &["user", "sid", "pid"];
 /// Fields of the text form, in this order.
 const SHOWN: &[&str] = &[
     "user",
@@ -171,6 +181,24 @@ mod tests {
         assert_eq!(check("1970-01-02"), Some(86_400_000));
         assert_eq!(check("1970-01-01T00:00:01.5Z"), Some(1_500));
         assert_eq!(check("yesterday"), None);
+    }
+
+    #[test]
+    fn what_the_kernel_told_is_put_in_words() {
+        let event = json!({
+            "ei": 1, "code": "T4001I", "time": "2026-11-22T12:00:00.500Z", "uid": "", "cluster_name": "demo",
+            "event": "session.disk", "sid": "01010101-0101-4101-8101-010101010101",
+            "namespace": "default", "user": "alice", "login": "root",
+            "server_id": "02020202-0202-4202-8202-020202020202", "server_hostname": "db-1",
+            "server_version": "0.1.0", "addr.remote": "", "proto": "ssh", "pid": 7, "program": "rm",
+            "op": "unlink", "path": "/etc/motd\u{1b}", "flags": 0, "mode": 0, "file": "", "prov": "lsm",
+            "return_code": 0,
+        });
+        assert_eq!(
+            brief(&event),
+            "2026-11-22T12:00:00.500Z T4001I session.disk             user=alice \
+             sid=01010101-0101-4101-8101-010101010101 pid=7 file unlink \"/etc/motd\\u{1b}\""
+        );
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use proto::event::{self, Body, Event, Outcome, SessionEnd, SessionStart, UserLogin};
+use proto::event::{self, Body, Event, Happened, Outcome, SessionEnd, SessionStart, UserLogin};
 use proto::id::{HostId, Login, NodeName, SessionId, UserName};
 use proto::recording::Summary;
 use proto::resource::HostRole;
@@ -49,7 +49,8 @@ fn start_of(machine: &Machine, sid: &SessionId, user: &str) -> Body {
 
 fn sequenced(cluster: &Cluster, sequence: u64, body: Body) -> SequencedEvent {
     let time = OffsetDateTime::from_unix_timestamp(cluster.now()).unwrap();
-    let event = Event::new(body, 0, time, net::random16(), cluster.auth.cluster().clone());
+    let event =
+        Event::new(Happened { time, body }, 0, net::random16(), cluster.auth.cluster().clone());
     SequencedEvent { sequence, json: serde_json::to_vec(&event).unwrap() }
 }
 

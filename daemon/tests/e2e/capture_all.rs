@@ -4,8 +4,11 @@
 use std::net::TcpListener;
 
 use serde_json::Value;
+use time::format_description::well_known::Rfc3339;
+use time::{Duration, OffsetDateTime};
 
 use crate::cluster::{Cluster, NODE, User, at, shared};
+use crate::run::until;
 
 /// A user whose sessions are told of in full.
 fn user(cluster: &Cluster, name: &str) -> User {
@@ -110,4 +113,51 @@ fn what_goes_on_while_no_node_runs_is_told_by_the_next() {
     }
     let whole = cluster.event("session.capture", |event| event["sid"] == over["sid"]);
     assert_eq!(whole["lost"], 0);
+}
+
+#[test]
+fn what_a_stopped_node_cannot_take_is_told_as_lost_and_nothing_else_is() {
+    let cluster = Cluster::start_apart();
+    let user = user(&cluster, "floods");
+    let (go, done) = (cluster.path().join("go"), cluster.path().join("done"));
+    let (go_name, done_name) = (go.display(), done.display());
+    // More than a session may have on its way.
+    let flood = "i=0; while test $i -lt 80000; do : >many; i=$((i + 1)); done";
+    let line = format!(
+        "cd {}; nohup setsid sh -c 'until test -e {go_name}; do sleep 0.1; done; {flood}; : >{done_name}' \
+         >/dev/null 2>&1 & exit 0",
+        cluster.path().display()
+    );
+    cluster.openssh("ssh", &user).args([&at("root"), &line]).wait().good();
+    let over = cluster.event("session.end", |end| end["user"] == *user.name);
+    cluster.signal(NODE, "-STOP");
+    std::fs::write(&go, "").unwrap();
+    until("the flood to end", || done.exists().then_some(()));
+    cluster.signal(NODE, "-CONT");
+    let whole = cluster.event("session.capture", |event| event["sid"] == over["sid"]);
+    let sid = over["sid"].as_str().unwrap();
+    let losses = cluster.events(&["--session", sid, "--type", "session.loss"]);
+    assert!(losses.iter().all(|loss| loss["class"] == "file"), "{losses:?}");
+    let lost: u64 = losses.iter().map(|loss| loss["count"].as_u64().unwrap()).sum();
+    assert_ne!(lost, 0);
+    assert_eq!(whole["lost"], lost);
+    let all = ["--session", sid, "--type", "session.disk", "--limit", "100000"];
+    let told = u64::try_from(cluster.events(&all).len()).unwrap();
+    assert_eq!(whole["file"], told + lost, "{told} told and {lost} lost");
+}
+
+#[test]
+fn events_have_the_time_of_what_they_tell_of() {
+    let cluster = shared();
+    let user = user(cluster, "waits");
+    let room = cluster.path().join("timed");
+    std::fs::create_dir(&room).unwrap();
+    let line = format!("cd {}; : >before; sleep 0.7; : >after", room.display());
+    let events = told(cluster, &user, &line, &["session.disk"]);
+    let time = |name: &str| {
+        let event = find(&events, "create", room.join(name).to_str().unwrap());
+        OffsetDateTime::parse(event["time"].as_str().unwrap(), &Rfc3339).unwrap()
+    };
+    let between = time("after") - time("before");
+    assert!(between >= Duration::milliseconds(699), "{between}");
 }

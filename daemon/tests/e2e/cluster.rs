@@ -417,11 +417,9 @@ impl Cluster {
     /// Events that match, newest last; each a JSON object.
     #[track_caller]
     pub(crate) fn events(&self, args: &[&str]) -> Vec<serde_json::Value> {
-        let output = self
-            .tctl()
-            .args(["events", "ls", "--format", "json", "--limit", "1000"])
-            .args(args)
-            .wait();
+        let limit: &[&str] = if args.contains(&"--limit") { &[] } else { &["--limit", "1000"] };
+        let ls = self.tctl().args(["events", "ls", "--format", "json"]);
+        let output = ls.args(limit).args(args).wait();
         output.good().text().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 

@@ -33,6 +33,14 @@ impl Default for Limits {
     }
 }
 
+/// How much of the folder may be filled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Room {
+    Whole,
+    /// Four fifths: the rest is for who gives access.
+    Shared,
+}
+
 /// One event as read back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Line {
@@ -127,14 +135,18 @@ impl Disk {
     }
 
     /// Takes events into the next commit, all of them or none.
-    pub(super) fn stage(&mut self, lines: &[Vec<u8>]) -> Result<(), SpoolError> {
+    pub(super) fn stage(&mut self, lines: &[Vec<u8>], room: Room) -> Result<(), SpoolError> {
         if let Some(long) = lines.iter().find(|json| json.len() > EVENT_BYTES_MAX) {
             return Err(SpoolError::TooLong { bytes: long.len() });
         }
         let bytes = self.bytes();
         let more: usize = lines.iter().map(Vec::len).sum();
         let length = u64::try_from(self.staged.len().saturating_add(more)).unwrap_or(u64::MAX);
-        if bytes.saturating_add(length) > self.limits.total_bytes {
+        let total = match room {
+            Room::Whole => self.limits.total_bytes,
+            Room::Shared => self.limits.total_bytes / 5 * 4,
+        };
+        if bytes.saturating_add(length) > total {
             return Err(SpoolError::Full { bytes });
         }
         for json in lines {

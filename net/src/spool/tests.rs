@@ -342,6 +342,20 @@ async fn a_full_spool_refuses_and_takes_again_once_sent() {
 }
 
 #[tokio::test]
+async fn what_there_is_much_of_leaves_room_for_decisions() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open_small(&dir.path().join("spool"));
+    let error = loop {
+        let batch = spool.batch([(Happened::now(body(1)), 0)]).unwrap();
+        if let Err(error) = spool.write(&batch).await {
+            break error;
+        }
+    };
+    assert!(matches!(error, SpoolError::Full { bytes } if bytes < 17_000), "{error:?}");
+    spool.record(body(2), 0).await.unwrap();
+}
+
+#[tokio::test]
 async fn damage_in_the_middle_is_a_visible_gap() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("spool");

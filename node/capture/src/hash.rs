@@ -4,14 +4,19 @@
 use std::collections::HashMap;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::Read as _;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::sync::{Arc, LazyLock, Mutex};
+use std::time::{Duration, Instant};
 
-use proto::event::Body as Event;
-use rustix::time::{ClockId, Timespec, clock_gettime};
+use proto::event::{Body as Event, Happened};
+use rustix::fs::fstatfs;
 use sha2::{Digest as _, Sha256};
+use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 
+use crate::clock::Started;
 use crate::lock;
 
 /// A file as it was: device, inode, size, times of change in seconds and nanoseconds.
@@ -20,11 +25,11 @@ type Version = (u64, u64, u64, i64, i64, i64, i64);
 static KNOWN: LazyLock<Mutex<HashMap<Version, Arc<str>>>> = LazyLock::new(Mutex::default);
 
 /// Fills in the hashes of programs, of which is given when they were executed (nanoseconds since the machine's start); leaves
-/// those empty whose file is gone, is another one, has changed since, or is too long.
-pub(crate) async fn fill(events: &mut [Event], executed: &[(usize, u64)]) {
+/// those empty whose file is gone, is another one, has changed since, is too long, or is not on a disk of the kernel's.
+pub(crate) async fn fill(events: &mut [Happened], executed: &[(usize, u64)]) {
     let mut asked = Vec::new();
     for (at, when) in executed.iter().copied() {
-        if let Some(Event::SessionCommand(command)) = events.get(at)
+        if let Some(Event::SessionCommand(command)) = events.get(at).map(|event| &event.body)
             && command.return_code == 0
             && let Some(ino) = inode(&command.file)
         {
@@ -34,16 +39,22 @@ pub(crate) async fn fill(events: &mut [Event], executed: &[(usize, u64)]) {
     if asked.is_empty() {
         return;
     }
+    // A file system may be a program of the session's, which never answers.
+    let Ok(Ok(permit)) = timeout(HASH_WITHIN, READERS.acquire()).await else { return };
     let hashes = spawn_blocking(move || {
-        let since = started();
+        let _permit = permit;
+        let (started, began) = (Started::look(), Instant::now());
         let of_one = |(at, pid, path, mut executed): (_, _, String, Executed)| {
-            executed.when = executed.when.saturating_add(since);
+            executed.when = started.and(executed.when);
             (at, of_program(pid, &path, &executed))
         };
-        asked.into_iter().map(of_one).collect::<Vec<_>>()
+        let in_time = |_: &_| began.elapsed() < HASH_WITHIN;
+        asked.into_iter().take_while(in_time).map(of_one).collect::<Vec<_>>()
     });
-    for (at, hash) in hashes.await.unwrap_or_default() {
-        if let (Some(Event::SessionCommand(command)), Some(hash)) = (events.get_mut(at), hash) {
+    let Ok(Ok(hashes)) = timeout(HASH_WITHIN, hashes).await else { return };
+    for (at, hash) in hashes {
+        let event = events.get_mut(at).map(|event| &mut event.body);
+        if let (Some(Event::SessionCommand(command)), Some(hash)) = (event, hash) {
             command.sha256 = hash.to_string();
         }
     }
@@ -54,15 +65,6 @@ struct Executed {
     ino: u64,
     /// Nanoseconds: since the machine's start, then since 1970.
     when: u64,
-}
-
-/// When the machine was started, nanoseconds since 1970.
-fn started() -> u64 {
-    let ns = |time: Timespec| {
-        let part = |number: i64| u64::try_from(number).unwrap_or_default();
-        part(time.tv_sec).saturating_mul(1_000_000_000).saturating_add(part(time.tv_nsec))
-    };
-    ns(clock_gettime(ClockId::Realtime)).saturating_sub(ns(clock_gettime(ClockId::Boottime)))
 }
 
 /// From `major:minor:inode:links`.
@@ -76,9 +78,12 @@ fn of_program(pid: u32, path: &str, executed: &Executed) -> Option<Arc<str>> {
 }
 
 fn of_file(path: &str, executed: &Executed) -> Option<Arc<str>> {
-    // A pipe of that name must not hold us up.
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).ok()?;
-    let found = file.metadata().ok()?;
+    // Neither a pipe of that name nor a file system of somebody's must hold us up: it is looked at before it is opened.
+    let there = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(path).ok()?;
+    if NOT_THE_KERNELS.contains(&fstatfs(&there).ok()?.f_type) {
+        return None;
+    }
+    let found = there.metadata().ok()?;
     if found.ino() != executed.ino || !found.is_file() || found.len() > BYTES_MAX {
         return None;
     }
@@ -91,6 +96,7 @@ fn of_file(path: &str, executed: &Executed) -> Option<Arc<str>> {
     if let Some(known) = lock(&KNOWN).get(&version) {
         return Some(Arc::clone(known));
     }
+    let file = File::open(format!("/proc/self/fd/{}", there.as_raw_fd())).ok()?;
     let hash: Arc<str> = sha256(&file)?.into();
     if self::version(&file.metadata().ok()?) != version {
         return None;
@@ -122,6 +128,13 @@ fn sha256(mut file: &File) -> Option<String> {
 
 /// A longer program has no hash: reading it takes a second.
 const BYTES_MAX: u64 = 512 << 20;
+/// What takes longer has none either.
+const HASH_WITHIN: Duration = Duration::from_secs(2);
+/// So many threads read, of all sessions: programs that are changed again and again do not keep the machine busy.
+static READERS: Semaphore = Semaphore::const_new(2);
+/// File systems whose files another program or machine gives: FUSE, NFS, 9P, SMB, Ceph, AFS.
+const NOT_THE_KERNELS: [i64; 7] =
+    [0x6573_5546, 0x6969, 0x0102_1997, 0xfe53_4d42, 0xff53_4d42, 0x00c3_6400, 0x6b41_4653];
 /// More than a machine has programs.
 const KNOWN_MAX: usize = 16_384;
 
@@ -138,8 +151,8 @@ mod tests {
         let path = path.to_str().unwrap();
         let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
         let now = || {
-            let boot = clock_gettime(ClockId::Boottime);
-            started() + u64::try_from(boot.tv_sec * 1_000_000_000 + boot.tv_nsec).unwrap()
+            let since = std::time::UNIX_EPOCH.elapsed().unwrap();
+            u64::try_from(since.as_nanos()).unwrap()
         };
         let then = Executed { ino, when: now() };
         assert_eq!(of_file(path, &then).as_deref(), Some(abc));

@@ -1,6 +1,7 @@
 //! What sessions really do, from the kernel: programs and their ends, files, connections, rights, whatever a terminal shows.
 //! The kernel programs of `ebpf/` write records of tasks that are marked; here they become events of their session.
 //!
+//! - [`clock`]: when it happened
 //! - [`hash`]: SHA-256 of programs
 //! - [`object`]: loads the programs, and says which the kernel takes
 //! - [`pins`]: what stays while no node runs
@@ -18,6 +19,7 @@
 //! bounded by the kernel: beyond it, and when a ring is full, the kernel counts what it drops, and `session.loss` says so.
 #![deny(unsafe_code)]
 
+mod clock;
 mod hash;
 mod live;
 mod loss;
@@ -60,7 +62,7 @@ pub trait Sink: Send + Sync + Debug {
     }
     /// Makes events durable, after those that it was called for before: whether it could. It is as patient as it can be,
     /// since what it does not take is told as lost.
-    fn record(&self, bodies: Vec<event::Body>) -> BoxFuture<'_, bool>;
+    fn record(&self, happened: Vec<event::Happened>) -> BoxFuture<'_, bool>;
 }
 
 /// Makes a sink for a session that was begun under a node before.

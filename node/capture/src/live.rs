@@ -1,9 +1,13 @@
 //! The sessions that are watched: whose record it is, what becomes of it, and what the kernel says that it has lost.
 //!
+//! - [`before`]: what a node before us did not tell
+//! - [`left`]: those without their first process
 //! - [`programs`]: the programs of a node before us, until no session runs
 //! - [`restore`]: those of a node before us
 //! - [`rules`]: what they must not do, also when that changes
 
+mod before;
+mod left;
 mod programs;
 mod restore;
 mod rules;
@@ -24,6 +28,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use zerocopy::FromBytes as _;
 
+use self::before::Before;
+use self::left::Left;
+use crate::clock::boot_ns;
 use crate::loss::{CLASS_NAMES, Lost, loss, losses, summary};
 use crate::object::{LoadError, Maps, Object, PROGRAMS, Refusal};
 use crate::pins;
@@ -55,8 +62,10 @@ struct Sessions {
     by_number: HashMap<u64, Watched>,
     /// Those whose last task has ended, the oldest first: what others do with what they wrote is still theirs.
     over: VecDeque<u64>,
-    /// Those whose first process has ended, and when: whether others go on is told when they had time to end.
-    left: VecDeque<(Instant, u64)>,
+    /// Those that may be over, the oldest first.
+    left: VecDeque<Left>,
+    /// Records that are older have been read, by the same clock.
+    read: u64,
     looked: Option<Instant>,
     /// How often programs of ours were not run so far.
     passed_over: u64,
@@ -79,15 +88,15 @@ struct Watched {
     is_over: bool,
     /// Where its rules come from.
     rules: rules::Source,
-    /// Where a node before us had come to, by class; the largest number for those of which that has been compared.
-    before: Option<[u64; 3]>,
+    /// Where a node before us had come to.
+    before: Option<Before>,
     /// What was told as lost so far.
     told: Counts,
 }
 
 impl Watched {
     fn send(&mut self, event: impl Into<event::Body>) {
-        self.pending.push(Item::Event(Box::new(event.into())));
+        self.pending.push(Item::Event(Box::new(event::Happened::now(event))));
         self.flush();
     }
 
@@ -112,20 +121,6 @@ impl Watched {
 
     fn lost(&mut self, class: &str, reason: &str, count: u64) {
         self.send(loss(&self.facts, class, reason, Lost::of(count)));
-    }
-
-    /// The first record of a class after a node before us ended: those between were read, and perhaps not told.
-    fn compare(&mut self, class: usize, sequence: u64) {
-        let Some(next) = self.before.as_mut().and_then(|before| before.get_mut(class)) else {
-            return;
-        };
-        let first = std::mem::replace(next, u64::MAX);
-        if first >= sequence {
-            return;
-        }
-        let class = CLASS_NAMES.get(class).copied().unwrap_or_default();
-        let lost = Lost { count: sequence - first, first, last: sequence - 1 };
-        self.send(loss(&self.facts, class, "restart", lost));
     }
 
     /// Tells whoever waits when everything so far is durable.
@@ -220,7 +215,7 @@ impl Live {
         sink: Arc<dyn Sink>,
         wanted: Wanted,
     ) -> io::Result<Begun> {
-        self.can_keep(&wanted.rules)?;
+        let unwatched = self.can_keep(&wanted.rules)?;
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let counts = Counts {
             tasks: 1,
@@ -240,6 +235,7 @@ impl Live {
         }
         let mut watched = self.watched(number, sink, wanted.classes(), Some(say));
         watched.told = counts;
+        watched.rules_unwatched(unwatched);
         let unkept = watched.rules.listen();
         lock(&self.sessions).by_number.insert(number, watched);
         Ok(Begun { number, settled, unkept })
@@ -382,9 +378,10 @@ impl Live {
         let Some(watched) = sessions.by_number.get_mut(&number) else { return };
         watched.settle();
         match what {
-            Ended::FirstProcess => sessions.left.push_back((Instant::now(), number)),
+            Ended::FirstProcess => sessions.left.push_back(Left::now(number, false)),
             Ended::LastTask => {
                 if let Some(counts) = counts {
+                    watched.compare_last(records_of(&counts));
                     watched.send(summary(watched.facts.clone(), tier, &counts));
                 }
                 if !std::mem::replace(&mut watched.is_over, true) {
@@ -395,15 +392,16 @@ impl Live {
         }
     }
 
-    /// Looks after all sessions, from time to time: which go on without their first process, and what was lost of those of
+    /// Looks after all sessions, from time to time; the rings were empty but for what is younger than `read`: which go on without their first process, and what was lost of those of
     /// which nothing comes any more.
-    pub(crate) fn look(&self) {
+    pub(crate) fn look(&self, read: Option<u64>) {
         let mut sessions = lock(&self.sessions);
-        while let Some((when, number)) = sessions.left.front().copied()
-            && when.elapsed() > LEAVE_WITHIN
+        sessions.read = read.unwrap_or(sessions.read);
+        while let Some(left) = sessions.left.front().copied()
+            && left.had_time(sessions.read)
         {
             sessions.left.pop_front();
-            self.left_alone(&mut sessions, number);
+            self.left_alone(&mut sessions, left);
         }
         if sessions.looked.is_some_and(|looked| looked.elapsed() < LOOK_EVERY) {
             return;
@@ -415,7 +413,7 @@ impl Live {
         for number in numbers {
             // The record of its end may have been beyond the budget, or is still on its way.
             if self.account(&mut sessions, number).is_some_and(|counts| counts.tasks == 0) {
-                sessions.left.push_back((Instant::now(), number));
+                sessions.left.push_back(Left::now(number, true));
             }
         }
         if !sessions.is_idle() {
@@ -432,20 +430,6 @@ impl Live {
             for watched in sessions.by_number.values_mut().filter(|watched| !watched.is_over) {
                 watched.lost("program", "preempted", count);
             }
-        }
-    }
-
-    /// The first process of a session has ended some time ago: others go on, or nobody could say that they do not.
-    fn left_alone(&self, sessions: &mut Sessions, number: u64) {
-        let Some(Counts { tasks, .. }) = self.account(sessions, number) else { return };
-        let Some(watched) = sessions.by_number.get_mut(&number) else { return };
-        if watched.is_over {
-            return;
-        }
-        if tasks > 0 {
-            watched.send(event::SessionDetached { session: watched.facts.clone(), tasks });
-        } else {
-            self.ended(sessions, number, Ended::LastTask);
         }
     }
 
@@ -476,10 +460,7 @@ impl Live {
             watched.told = counts;
             watched.before = None;
         }
-        // The rings have been read once by now: what did not come from there will not come.
-        for (class, tally) in counts.tallies.iter().enumerate() {
-            watched.compare(class, tally.records);
-        }
+        watched.compare_all(boot_ns(), sessions.read, records_of(&counts));
         for loss in losses(&watched.facts, &watched.told, &counts) {
             sessions.totals.lost += loss.count;
             watched.send(loss);
@@ -504,6 +485,7 @@ impl Sessions {
     ) -> Option<(u64, Ended)> {
         let header = record.header;
         let number = header.session;
+        self.read = header.boot_ns;
         let other = if let Body::Trace { trace, .. } = &record.body {
             Some(self.sid(trace.other_session))
         } else {
@@ -561,6 +543,10 @@ impl Sessions {
     }
 }
 
+fn records_of(counts: &Counts) -> [u64; 3] {
+    counts.tallies.map(|tally| tally.records)
+}
+
 /// In which ring records of a kind come.
 pub(crate) fn class_of(record_kind: u16) -> usize {
     match record_kind {
@@ -578,8 +564,6 @@ async fn give_back() {
 }
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// What a first process had started ends with it, or soon after; or goes on.
-const LEAVE_WITHIN: Duration = Duration::from_millis(150);
 /// How long a node that ends waits for its disk.
 const SETTLE_WITHIN: Duration = Duration::from_secs(5);
 /// Sessions that are over and not yet forgotten.

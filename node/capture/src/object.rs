@@ -472,7 +472,7 @@ const STAND_INS: [&str; 4] =
     ["io_uring_submit_req", "io_uring_submit_sqe", "signal_generate", "sys_exit"];
 /// The LSM program that tells whether such programs run.
 const ASKED: &str = "bpf";
-const NEVER_ASKED: &str = "it would never run: `bpf` is not among the kernel's lsm=";
+const NEVER_ASKED: &str = "it would never run: boot with `bpf` added to the kernel's lsm=";
 const TOLD_ALREADY: &str = "not needed: the ends of all system calls are told of";
 const PREFIXES: [&str; 2] = ["delegate_", "enforce_"];
 

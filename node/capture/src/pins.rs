@@ -13,7 +13,8 @@ use aya::programs::links::{FdLink, PinnedLink};
 use proto::capture_rules::CaptureRules;
 use proto::event;
 use proto::id::RoleName;
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, flock, statfs};
+use rustix::mount::{MountFlags, mount};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -79,9 +80,7 @@ impl Pins {
         private_dir(&state.join("sessions"))?;
         let lock = File::create(state.join("lock"))?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
-        if !Path::new(BPF_FS).join(".").is_dir() {
-            return Err(io::Error::new(io::ErrorKind::NotFound, "no BPF file system"));
-        }
+        mount_bpf_fs()?;
         remove_abandoned();
         let folder = Path::new(BPF_FS).join(format!("{PREFIX}{}", home.name));
         Ok(Self { folder, state, _lock: lock })
@@ -223,6 +222,21 @@ fn remove_abandoned() {
             drop(remove(&entry.path()));
         }
     }
+}
+
+/// The BPF file system, which a machine without systemd may not have mounted.
+fn mount_bpf_fs() -> io::Result<()> {
+    const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+    if statfs(BPF_FS)?.f_type == BPF_FS_MAGIC {
+        return Ok(());
+    }
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    mount("bpf", BPF_FS, "bpf", flags, c"mode=700").map_err(|error| {
+        io::Error::new(
+            error.kind(),
+            format!("the BPF file system cannot be mounted on {BPF_FS}: {error}"),
+        )
+    })
 }
 
 const BPF_FS: &str = "/sys/fs/bpf";

@@ -11,6 +11,7 @@ use ebpf_abi::Header;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use zerocopy::FromBytes as _;
 
+use crate::clock::boot_ns;
 use crate::live::Live;
 
 /// What was taken out of a ring.
@@ -86,19 +87,20 @@ pub(crate) fn start(live: Weak<Live>, rings: Vec<RingBuf<MapData>>) -> std::io::
 fn read(live: &Weak<Live>, mut rings: Vec<RingBuf<MapData>>) {
     let mut parts: Vec<Part> = rings.iter().map(|_| Part::default()).collect();
     loop {
+        let looked = boot_ns();
         for (part, ring) in parts.iter_mut().zip(&mut rings) {
             part.fill(ring);
         }
         let order = in_order(&mut parts);
         let Some(live) = live.upgrade() else { return };
         if order.is_empty() {
-            live.look();
+            live.look(Some(looked));
             let wait = if live.is_idle() { IDLE_WAIT } else { BUSY_WAIT };
             drop(live);
             wait_for(&rings, wait);
         } else {
             live.take(order.iter().filter_map(|(at, index)| parts.get(*at)?.record(*index)));
-            live.look();
+            live.look(None);
         }
     }
 }

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use ebpf_abi::Credit;
 use futures::{StreamExt as _, stream};
-use proto::event;
+use proto::event::{self, Happened};
 use proto::id::SessionId;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 
+use crate::clock::Started;
 use crate::live::{Live, class_of};
 use crate::loss::{Lost, loss};
 use crate::record::{Body, Record};
@@ -22,7 +23,7 @@ use crate::{Sink, hash};
 #[derive(Debug)]
 pub(crate) enum Item {
     /// Of no record of the session's own.
-    Event(Box<event::Body>),
+    Event(Box<Happened>),
     Records(Records),
     /// Everything before is durable.
     Settled(oneshot::Sender<()>),
@@ -59,6 +60,7 @@ impl Records {
         let mut piece = Piece::default();
         let (mut others, mut rules) = (self.others.into_iter(), self.rules.into_iter());
         let mut rest = self.bytes.as_slice();
+        let started = Started::look();
         // Each was read once before.
         while let Some((record, behind)) = Record::read_first(rest) {
             let length = rest.len() - behind.len();
@@ -70,12 +72,12 @@ impl Records {
             let context = Context { session, other: other.as_ref(), rule: &rule };
             let (class, bytes) = (class_of(record.header.kind), to_u64(length));
             add(&mut piece.done, class, bytes, record.header.sequence + 1);
-            let (when, before) = (record.header.boot_ns, piece.events.len());
-            piece.events.extend(translator.translate(&context, record));
-            for (at, event) in piece.events.iter().enumerate().skip(before) {
-                if matches!(event, event::Body::SessionCommand(_)) {
-                    piece.executed.push((at, when));
+            let (when, time) = (record.header.boot_ns, started.time(record.header.boot_ns));
+            for body in translator.translate(&context, record) {
+                if matches!(body, event::Body::SessionCommand(_)) {
+                    piece.executed.push((piece.events.len(), when));
                 }
+                piece.events.push(Happened { time, body });
             }
         }
         piece
@@ -85,7 +87,7 @@ impl Records {
 /// Events to be written together, and what is to be said when they are durable.
 #[derive(Debug, Default)]
 struct Piece {
-    events: Vec<event::Body>,
+    events: Vec<Happened>,
     /// Which of them are programs, and when each was executed, by the kernel's clock.
     executed: Vec<(usize, u64)>,
     /// What of the kernel's is done with then: bytes of these records, the number behind the last.
@@ -166,8 +168,8 @@ pub(crate) async fn write(
 }
 
 /// Events that the sink did not take.
-fn not_written(session: &event::Session, count: u64) -> event::Body {
-    loss(session, "", "spool", Lost::of(count)).into()
+fn not_written(session: &event::Session, count: u64) -> Happened {
+    Happened::now(loss(session, "", "spool", Lost::of(count)))
 }
 
 /// So many bytes of a class are done with, and all records before `next`.
@@ -223,18 +225,18 @@ mod tests {
             facts()
         }
 
-        fn record(&self, bodies: Vec<event::Body>) -> BoxFuture<'_, bool> {
+        fn record(&self, happened: Vec<Happened>) -> BoxFuture<'_, bool> {
             let mut state = crate::lock(&self.0);
             let takes = std::mem::replace(&mut state.0, true);
             if takes {
-                state.1.extend(bodies);
+                state.1.extend(happened.into_iter().map(|happened| happened.body));
             }
             Box::pin(std::future::ready(takes))
         }
     }
 
     fn detached(tasks: u64) -> Item {
-        Item::Event(Box::new(event::SessionDetached { session: facts(), tasks }.into()))
+        Item::Event(Box::new(Happened::now(event::SessionDetached { session: facts(), tasks })))
     }
 
     #[tokio::test]
@@ -252,7 +254,7 @@ mod tests {
         let state = sink.0.lock().unwrap();
         let expected: [event::Body; 2] = [
             event::SessionDetached { session: facts(), tasks: 2 }.into(),
-            not_written(&facts(), 1),
+            not_written(&facts(), 1).body,
         ];
         assert_eq!(state.1, expected);
     }

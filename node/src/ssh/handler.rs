@@ -53,8 +53,11 @@ impl Handler {
                 Ok(())
             }
             Err(message) => {
+                // Begun and ended, since OpenSSH's client shows nothing of a session that was not begun.
+                session.channel_success(id)?;
                 session.extended_data(id, STDERR, format!("{message}\r\n").into_bytes())?;
-                session.channel_failure(id)?;
+                session.exit_status_request(id, REFUSED)?;
+                session.eof(id)?;
                 session.close(id)
             }
         }
@@ -307,3 +310,5 @@ impl russh::server::Handler for Handler {
 const METHODS: &[MethodKind] = &[MethodKind::PublicKey, MethodKind::KeyboardInteractive];
 /// SSH_EXTENDED_DATA_STDERR (RFC 4254, section 5.2).
 const STDERR: u32 = 1;
+/// The status of a session that was refused, which is that of ssh(1) for its own failures.
+const REFUSED: u32 = 255;

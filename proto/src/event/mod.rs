@@ -25,12 +25,25 @@ pub struct Event {
     pub body: Body,
 }
 
+/// What happened, and when: an event before it has its place among others.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Happened {
+    pub time: OffsetDateTime,
+    pub body: Body,
+}
+
+impl Happened {
+    /// Just now.
+    pub fn now(body: impl Into<Body>) -> Self {
+        Self { time: OffsetDateTime::now_utc(), body: body.into() }
+    }
+}
+
 impl Event {
-    /// Completes a body. `uid` is sixteen random bytes.
+    /// Completes what happened. `uid` is sixteen random bytes.
     pub fn new(
-        body: Body,
+        Happened { time, body }: Happened,
         ei: u64,
-        time: OffsetDateTime,
         uid: [u8; 16],
         cluster_name: ClusterName,
     ) -> Self {

@@ -8,7 +8,7 @@ use proto::event::{SessionCommand, SessionCommandExit, SessionDisk, SessionDns, 
 #[derive(Debug, Default)]
 pub(super) struct Process {
     pub(super) pid: u32,
-    /// As it was told; 0 where nobody did.
+    /// Who started it, as it was told; 0 where nobody did.
     pub(super) ppid: u32,
     pub(super) parent: Option<usize>,
     pub(super) children: Vec<usize>,

@@ -1,6 +1,6 @@
 //! Trees of sessions as they are, and as somebody who wants to be unseen would make them.
 
-use proto::event::{self, Body, Event};
+use proto::event::{self, Body, Event, Happened};
 use proto::id::{ClusterName, HostId, SessionId};
 use time::OffsetDateTime;
 
@@ -28,7 +28,8 @@ fn session() -> event::Session {
 fn at(ei: u64, body: impl Into<Body>) -> Event {
     let time = OffsetDateTime::from_unix_timestamp(1_000).unwrap()
         + time::Duration::milliseconds(i64::try_from(ei.min(1 << 40)).unwrap());
-    Event::new(body.into(), ei, time, [0; 16], ClusterName::parse("example.com").unwrap())
+    let body = body.into();
+    Event::new(Happened { time, body }, ei, [0; 16], ClusterName::parse("example.com").unwrap())
 }
 
 fn start(ei: u64) -> Event {

@@ -216,13 +216,26 @@ fn doings(process: &Process, shape: &Shape) -> Vec<String> {
     list(&mut lines, shape, "names", names);
     let connections = process.connections.iter().map(|(ends, all)| connection(ends, all));
     list(&mut lines, shape, "connections", connections);
-    let files = process.files.iter().map(|((path, target), done)| {
+    let mut files: Vec<_> = process.files.iter().collect();
+    files.sort_by_key(|(_, done)| weight(done));
+    let files = files.into_iter().map(|((path, target), done)| {
         let target =
             if target.is_empty() { String::new() } else { format!(" > {}", quoted(target)) };
         format!("   file   {}{target}  {}", quoted(path), ops(done))
     });
     list(&mut lines, shape, "files", files);
     lines
+}
+
+/// Changes come before what was only tried, and that before what was only read.
+fn weight(done: &Ops) -> u8 {
+    let is_read = |op: &str| matches!(op, "read" | "map_exec");
+    let of_one = |(op, code): &(String, i32)| match (is_read(op), code) {
+        (false, 0) => 0,
+        (_, 0) => 2,
+        _ => 1,
+    };
+    done.keys().map(of_one).min().unwrap_or(2)
 }
 
 /// Some of them, and how many there are beside.

@@ -44,7 +44,8 @@ pub(crate) async fn run(link: &Link, settings: SessionSettings) -> Result<u8, Fa
     let disconnect = Arc::new(Notify::new());
     let escape = raw.is_some().then(|| (Escape::new(), Arc::clone(&disconnect)));
     tokio::spawn(send(read_input(escape), Arc::clone(&write)));
-    let ended = Running { read, write, awaited, status: None }.run(&disconnect).await;
+    let ended =
+        Running { read, write, awaited, status: None, is_over: false }.run(&disconnect).await;
     // Before anything is printed.
     drop(raw);
     match ended? {
@@ -55,6 +56,7 @@ pub(crate) async fn run(link: &Link, settings: SessionSettings) -> Result<u8, Fa
         End::Lost => Err(link
             .end_reason()
             .unwrap_or_else(|| Failure::new("the connection ended without an exit status"))),
+        End::Refused => Err(Failure::new("the host refused to start the session")),
         End::Signal(name) => {
             eprintln!("ended by signal {}", plain(&name));
             Ok(EXIT_SSH)
@@ -125,6 +127,8 @@ enum End {
     /// `~.` or a signal to us.
     Disconnected,
     Lost,
+    /// The host did not start what was asked for.
+    Refused,
     Signal(String),
     Status(u8),
 }
@@ -134,6 +138,8 @@ struct Running {
     write: Arc<ChannelWriteHalf<Msg>>,
     awaited: Vec<Awaited>,
     status: Option<End>,
+    /// Nothing is awaited any more.
+    is_over: bool,
 }
 
 impl Running {
@@ -141,7 +147,7 @@ impl Running {
         let mut resized = signal(SignalKind::window_change())?;
         let mut told_to_end = EndSignals::new()?;
         let mut output = Output::start()?;
-        loop {
+        while !self.is_over {
             tokio::select! {
                 message = self.read.wait() => match message {
                     Some(ChannelMsg::Data { data }) => tokio::select! {
@@ -156,7 +162,7 @@ impl Running {
                         () = told_to_end.recv() => return Ok(End::Disconnected),
                     },
                     Some(ChannelMsg::Close) | None => break,
-                    Some(message) => self.control(message)?,
+                    Some(message) => self.control(message),
                 },
                 _ = resized.recv() => self.resize().await,
                 () = disconnect.notified() => return Ok(End::Disconnected),
@@ -175,7 +181,7 @@ impl Running {
         clippy::wildcard_enum_match_arm,
         reason = "a foreign, growing enum of which a client gets these few"
     )]
-    fn control(&mut self, message: ChannelMsg) -> Result<(), Failure> {
+    fn control(&mut self, message: ChannelMsg) {
         match message {
             ChannelMsg::ExitStatus { exit_status } => {
                 // POSIX statuses have eight bits.
@@ -191,14 +197,14 @@ impl Running {
                 }
                 Some(Awaited::Terminal) => eprintln!("The host gave no terminal."),
                 Some(Awaited::Start) => {
-                    return Err(Failure::new("the host refused to start the session"));
+                    self.status = Some(End::Refused);
+                    self.is_over = true;
                 }
                 None => {}
             },
             // Window changes are russh's business, the rest is for servers.
             _ => {}
         }
-        Ok(())
     }
 
     async fn resize(&self) {

@@ -122,7 +122,10 @@ enum Lsm {
 /// How a kernel is booted. One that is missing here was told of when it was looked for.
 fn places(wanted: Wanted, options: &Options) -> impl Iterator<Item = Place> {
     let is_for_capture = options.only.is_empty()
-        || options.only.iter().any(|word| "capture".contains(word.as_str()));
+        || options
+            .only
+            .iter()
+            .any(|word| word.contains("capture") || "capture".contains(word.as_str()));
     let both = wanted.is_booted_without_lsm() && is_for_capture;
     let ways = [
         (!options.without_lsm).then_some(Lsm::Bpf),

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use capture::{Capture, Sink, Wanted, Watch};
 use futures::future::BoxFuture;
 use net::spool::Spool;
-use proto::event::{self, Body};
+use proto::event::{self, Body, Happened};
 
 /// What was told.
 #[derive(Debug)]
@@ -53,13 +53,13 @@ impl Sink for Counted {
         self.facts.clone()
     }
 
-    fn record(&self, bodies: Vec<Body>) -> BoxFuture<'_, bool> {
-        bodies.iter().for_each(|body| self.count(body));
+    fn record(&self, happened: Vec<Happened>) -> BoxFuture<'_, bool> {
+        happened.iter().for_each(|happened| self.count(&happened.body));
         let Some(spool) = &self.spool else { return Box::pin(std::future::ready(true)) };
-        let count = u64::try_from(bodies.len()).unwrap_or_default();
+        let count = u64::try_from(happened.len()).unwrap_or_default();
         let first = self.next_ei.fetch_add(count, Ordering::Relaxed);
         Box::pin(async move {
-            let written = match spool.batch(bodies.into_iter().zip(first..)) {
+            let written = match spool.batch(happened.into_iter().zip(first..)) {
                 Ok(batch) => spool.write(&batch).await,
                 Err(error) => Err(error),
             };

@@ -104,11 +104,13 @@ impl Sink for Log {
         self.facts.clone()
     }
 
-    fn record(&self, bodies: Vec<event::Body>) -> BoxFuture<'_, bool> {
+    fn record(&self, happened: Vec<event::Happened>) -> BoxFuture<'_, bool> {
         let mut file = OpenOptions::new().create(true).append(true).open(&self.path).unwrap();
         // In one write, so that lines stay whole.
-        let line = |body| format!("{}\n", serde_json::to_string(body).unwrap());
-        let lines: String = bodies.iter().map(line).collect();
+        let line = |happened: &event::Happened| {
+            format!("{}\n", serde_json::to_string(&happened.body).unwrap())
+        };
+        let lines: String = happened.iter().map(line).collect();
         file.write_all(lines.as_bytes()).unwrap();
         Box::pin(std::future::ready(true))
     }

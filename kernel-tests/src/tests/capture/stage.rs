@@ -258,6 +258,8 @@ impl<'s> Scene<'s> {
         let mut child = self.command(part).spawn().unwrap();
         let outside = Outside { pid: child.id(), facts: self.facts(part) };
         wait(&mut child);
+        // A session that was over already may be told of again.
+        thread::sleep(QUIET);
         self.hear(part, &outside.all());
         outside
     }
@@ -498,9 +500,9 @@ impl Sink for Memory {
         self.facts.clone()
     }
 
-    fn record(&self, bodies: Vec<event::Body>) -> BoxFuture<'_, bool> {
+    fn record(&self, happened: Vec<event::Happened>) -> BoxFuture<'_, bool> {
         let mut told = self.lock();
-        told.events.extend(bodies);
+        told.events.extend(happened.into_iter().map(|happened| happened.body));
         told.last = Some(Instant::now());
         Box::pin(std::future::ready(true))
     }

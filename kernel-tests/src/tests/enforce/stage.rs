@@ -51,8 +51,8 @@ impl Sink for Told {
         &self.roles
     }
 
-    fn record(&self, bodies: Vec<event::Body>) -> BoxFuture<'_, bool> {
-        let denied = bodies.into_iter().filter_map(|body| match body {
+    fn record(&self, happened: Vec<event::Happened>) -> BoxFuture<'_, bool> {
+        let denied = happened.into_iter().filter_map(|happened| match happened.body {
             event::Body::SessionDenied(denied) => Some(denied),
             _ => None,
         });

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
 
 use ebpf_abi::{Credit, Session as Counts};
 use proto::event;
 
-use super::Live;
+use super::before::Before;
+use super::{Left, Live};
 use crate::{Restore, lock, pins};
 
 impl Live {
@@ -38,7 +38,7 @@ impl Live {
             watched.rules.roles = kept.roles;
             // None of those that live.
             watched.leader = Some(0);
-            watched.before = Some(done);
+            watched.before = Some(Before::new(done));
             // All of it was told; if not, its end is told when the rings have been read.
             watched.is_over = counts.tasks == 0 && is_told(&counts, done);
             if counts.tasks > 0 {
@@ -50,7 +50,7 @@ impl Live {
             if watched.is_over {
                 sessions.over.push_back(number);
             } else if counts.tasks == 0 {
-                sessions.left.push_back((Instant::now(), number));
+                sessions.left.push_back(Left::now(number, true));
             }
             sessions.by_number.insert(number, watched);
         }

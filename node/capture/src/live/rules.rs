@@ -8,7 +8,7 @@ use proto::capture_rules::CaptureRules;
 use proto::id::RoleName;
 use tokio::sync::oneshot;
 
-use super::Live;
+use super::{Live, Watched};
 use crate::rules::enforcer;
 use crate::{RulesOf, lock, object};
 
@@ -72,20 +72,24 @@ impl Live {
         if self.maps.rules.is_under(number, rules) {
             return Ok(());
         }
-        self.can_keep(rules)?;
+        let unwatched = self.can_keep(rules)?;
         self.maps.rules.assign(number, rules)?;
         // Held, so that nothing is written of a session that is being forgotten.
-        let sessions = lock(&self.sessions);
-        if !sessions.by_number.contains_key(&number) {
+        let mut sessions = lock(&self.sessions);
+        let Some(watched) = sessions.by_number.get_mut(&number) else {
             self.maps.rules.release(number);
-        } else if let Some(pins) = &self.pins
+            return Ok(());
+        };
+        if !watched.is_over {
+            tracing::info!(number, "a session is under other rules");
+            watched.rules_unwatched(unwatched);
+        }
+        if let Some(pins) = &self.pins
             && let Err(error) = pins.remember_rules(number, rules)
         {
             // The next node asks the roles again.
             tracing::warn!(%error, number, "a session's rules are not kept for a node after this one");
         }
-        drop(sessions);
-        tracing::info!(number, "a session is under other rules");
         Ok(())
     }
 
@@ -105,17 +109,23 @@ impl Live {
         }
     }
 
-    /// Whether the kernel does what rules say. Those that only watch are told as not watched, and no reason to refuse.
-    pub(super) fn can_keep(&self, rules: &CaptureRules) -> io::Result<()> {
+    /// Whether the kernel does what rules say. Of those that only watch, why not all are watched: that is no reason to refuse.
+    pub(super) fn can_keep(&self, rules: &CaptureRules) -> io::Result<Option<String>> {
         let why = enforcer::missing(rules, &lock(&self.object).coverage)
             .or_else(|| enforcer::digests_unsure(rules, &object::release()));
         match why {
-            None => Ok(()),
             Some(why) if rules.enforces() => Err(crate::unenforced(&why)),
-            Some(why) => {
-                tracing::warn!(why, "rules of a session's roles are not watched in full");
-                Ok(())
-            }
+            why => Ok(why),
+        }
+    }
+}
+
+impl Watched {
+    /// Rules that only watch, and that this kernel does not watch in full; why not.
+    pub(super) fn rules_unwatched(&mut self, why: Option<String>) {
+        if let Some(why) = why {
+            tracing::warn!(why, sid = %self.facts.sid, "rules of a session's roles are not watched in full");
+            self.lost("rules", "unsupported", 1);
         }
     }
 }

@@ -36,10 +36,20 @@ type Process = (u32, u64);
 pub(crate) struct Translator {
     /// Which classes of events are wanted, as bits: programs have to be known for all.
     classes: u32,
-    /// What runs in each process, by its number: when it was started, and the program.
-    programs: HashMap<u32, (u64, Arc<str>)>,
+    /// What is known of each process that lives, by its number.
+    living: HashMap<u32, Living>,
     /// Programs whose arguments have not all come.
     unfinished: HashMap<Process, Command>,
+}
+
+#[derive(Debug)]
+struct Living {
+    /// When it was started.
+    since: u64,
+    /// What runs in it.
+    program: Arc<str>,
+    /// Who started it, also where that one has ended since.
+    parent: u32,
 }
 
 /// What is known beside the record.
@@ -54,7 +64,7 @@ pub(crate) struct Context<'a> {
 
 impl Translator {
     pub(crate) fn new(classes: u32) -> Self {
-        Self { classes, programs: HashMap::new(), unfinished: HashMap::new() }
+        Self { classes, living: HashMap::new(), unfinished: HashMap::new() }
     }
 
     fn wants(&self, class: usize) -> bool {
@@ -69,6 +79,7 @@ impl Translator {
         match record.body {
             Body::Exec { exec, path, cwd, argv } => {
                 let (path, cwd, argv) = (path.to_vec(), cwd.to_vec(), argv.to_vec());
+                let header = Header { parent: self.parent(&header), ..header };
                 events = self.executed(context, Command { header, exec, path, cwd, argv });
             }
             Body::Argv { at, bytes } => {
@@ -89,14 +100,15 @@ impl Translator {
             Body::Exit { status } => {
                 events.extend(self.finish(context, process));
                 let program = self.program(&header);
-                self.programs.remove(&header.tgid);
+                let header = Header { parent: self.parent(&header), ..header };
+                self.living.remove(&header.tgid);
                 events.push(exit(context.session.clone(), &header, program, status));
             }
             Body::Fork => self.forked(process, &header),
             Body::Over => {
                 let left: Vec<_> = self.unfinished.keys().copied().collect();
                 events.extend(left.into_iter().filter_map(|process| self.finish(context, process)));
-                self.programs.clear();
+                self.living.clear();
             }
             Body::File { file, path, other } => {
                 let program = self.program(&header);
@@ -130,7 +142,8 @@ impl Translator {
         // What was left of the program before is all that there will be.
         let mut events = Vec::from_iter(self.finish(context, process));
         if command.exec.result == 0 {
-            self.runs(process, base_name(&text(&command.path)).into());
+            let parent = command.header.parent;
+            self.runs(process, base_name(&text(&command.path)).into(), parent);
         }
         if command.is_whole() || self.unfinished.len() >= UNFINISHED_MAX {
             events.push(command.event(context.session.clone()));
@@ -145,25 +158,31 @@ impl Translator {
         Some(command.event(context.session.clone()))
     }
 
-    fn runs(&mut self, (tgid, since): Process, program: Arc<str>) {
-        if self.programs.len() < PROGRAMS_MAX || self.programs.contains_key(&tgid) {
-            self.programs.insert(tgid, (since, program));
+    fn runs(&mut self, (tgid, since): Process, program: Arc<str>, parent: u32) {
+        if self.living.len() < LIVING_MAX || self.living.contains_key(&tgid) {
+            self.living.insert(tgid, Living { since, program, parent });
         }
     }
 
     /// The child runs what its parent ran, of which only the number is known here.
     fn forked(&mut self, child: Process, header: &Header) {
-        if let Some((_, program)) = self.programs.get(&header.parent) {
-            self.runs(child, Arc::clone(program));
+        if let Some(Living { program, .. }) = self.living.get(&header.parent) {
+            self.runs(child, Arc::clone(program), header.parent);
         }
     }
 
     /// What runs in the process of a record; what it calls itself, where that is not known.
     fn program(&self, header: &Header) -> String {
-        match self.programs.get(&header.tgid) {
-            Some((since, program)) if *since == header.process_ns => program.to_string(),
-            Some(_) | None => comm(&header.comm),
-        }
+        self.living(header).map_or_else(|| comm(&header.comm), |it| it.program.to_string())
+    }
+
+    /// Who started the process of a record; who is its parent now, where that is not known.
+    fn parent(&self, header: &Header) -> u32 {
+        self.living(header).map_or(header.parent, |it| it.parent)
+    }
+
+    fn living(&self, header: &Header) -> Option<&Living> {
+        self.living.get(&header.tgid).filter(|it| it.since == header.process_ns)
     }
 }
 
@@ -237,7 +256,7 @@ fn prov(number: u32) -> String {
 /// Programs with long arguments that are being started at once in a session: more are told of without the rest.
 const UNFINISHED_MAX: usize = 64;
 /// Processes of a session that are known by their program; the others by what they call themselves.
-const PROGRAMS_MAX: usize = 65_536;
+const LIVING_MAX: usize = 65_536;
 
 #[cfg(test)]
 mod tests {

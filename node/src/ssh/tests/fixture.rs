@@ -15,7 +15,7 @@ use pki::claims::{HostClaims, UserClaims};
 use pki::keys::KeyPairs;
 use policy::Policy;
 use policy::decide::NodeFacts;
-use proto::event::Body;
+use proto::event::{Body, Happened};
 use proto::id::HostId;
 use proto::resource::{HostRole, Lock, Role};
 use proto::snapshot::{Authorities, Snapshot};
@@ -81,10 +81,10 @@ impl Audit for MemoryAudit {
         })
     }
 
-    fn record_all(&self, bodies: Vec<(Body, u64)>) -> BoxFuture<'_, Result<(), SpoolError>> {
+    fn record_all(&self, happened: Vec<(Happened, u64)>) -> BoxFuture<'_, Result<(), SpoolError>> {
         Box::pin(async move {
-            for (body, ei) in bodies {
-                self.record(body, ei).await?;
+            for (happened, ei) in happened {
+                self.record(happened.body, ei).await?;
             }
             Ok(())
         })

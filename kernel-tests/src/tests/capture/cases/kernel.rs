@@ -47,8 +47,7 @@ fn tampered(scene: &Scene<'_>) -> Vec<Found> {
 
 /// Looks through the kernel's maps, as bpftool does, for the one that says who is watched, and empties it.
 fn do_tamper(deed: &Deed, _: &str) {
-    // Ids begin with 1, and those of what is gone are not given again; here they are small.
-    let maps = (1..10_000).filter_map(|id| crate::sys::bpf::open_map(id).ok());
+    let maps = crate::sys::bpf::map_ids().filter_map(|id| crate::sys::bpf::open_map(id).ok());
     let named = maps.filter(|map| crate::sys::bpf::name(map.as_fd()).unwrap() == "sessions");
     // A session's number is small, too; there are not many here.
     let mut deleted = 0;
