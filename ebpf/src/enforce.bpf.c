@@ -56,7 +56,7 @@ static __noinline int judge_path(struct asked *asked, struct vfsmount *mnt, stru
 	__u32 to = sizeof(*header) + sizeof(*denial);
 	length = put_path(place, number, to, mnt, dentry, &cut);
 	if (cut)
-		rule = RULE_TOO_LONG;
+		rule = RULE_NO_PATH;
 	else if (asked->space == SPACE_EXEC)
 		rule = rule_of_exec(ruled.policy, number, place->bytes + to, length);
 	else if (asked->space == SPACE_WRITE)

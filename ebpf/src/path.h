@@ -60,6 +60,21 @@ static __always_inline void read_entry(struct entry *entry, char *bytes, struct 
 	}
 }
 
+/* What a namespace of mounts is called that is none: from Linux 6.18 on, and 0 before. */
+#define NS_ANONYMOUS 0xeffffff7
+
+/* A mount that hangs nowhere: of open_tree(2), or unmounted while somebody is in it. Paths from there are anything. */
+static __always_inline int is_detached(struct mount *mount)
+{
+	struct mnt_namespace *namespace = BPF_CORE_READ(mount, mnt_ns);
+
+	/* An error number: of the kernel's own, such as memfds. */
+	if ((unsigned long)namespace > -4096UL)
+		return 0;
+	__u32 number = BPF_CORE_READ(namespace, ns.inum);
+	return !number || number == NS_ANONYMOUS;
+}
+
 static long walk_step(__u32 step, void *context)
 {
 	struct walk *walk = context;
@@ -70,8 +85,10 @@ static long walk_step(__u32 step, void *context)
 
 	if (dentry == walk->root) {
 		struct mount *above = BPF_CORE_READ(mount, mnt_parent);
-		if (above == mount)
+		if (above == mount) {
+			walk->cut = is_detached(mount);
 			return 1;
+		}
 		walk->dentry = BPF_CORE_READ(mount, mnt_mountpoint);
 		walk->mount = above;
 		walk->root = BPF_CORE_READ(above, mnt.mnt_root);

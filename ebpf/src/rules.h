@@ -112,7 +112,7 @@ static __always_inline __u32 rule_of_path(__u32 policy, __u32 space, __u32 place
 	struct rules_path *key = bpf_map_lookup_elem(&rules_keys, &place);
 
 	if (!key)
-		return RULE_TOO_LONG;
+		return RULE_NO_PATH;
 	__builtin_memset(key, 0, sizeof(*key));
 	/* What the verifier looks at has to be what is compared here. */
 	barrier_var(length);

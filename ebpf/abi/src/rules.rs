@@ -20,8 +20,8 @@ pub const HASHES_MAX: u32 = 16_384;
 pub const POLICIES_MAX: u32 = 4096;
 /// The bits of [`PathKey::space`] that say for which deeds a path is, below the policy's number.
 pub const SPACE_BITS: u32 = 2;
-/// The rule of a path that is longer than can be walked, so that nobody can say what it begins with.
-pub const RULE_TOO_LONG: u32 = 0xffff_ffff;
+/// The rule of a path of which nobody can say what it begins with: longer than can be walked, or from a mount that hangs nowhere.
+pub const RULE_NO_PATH: u32 = 0xffff_ffff;
 /// The rule of a program whose digest the kernel does not give.
 pub const RULE_NO_DIGEST: u32 = 0xffff_fffe;
 /// The rules of containment that are not about paths: with their bit added.

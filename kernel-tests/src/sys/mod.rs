@@ -44,13 +44,13 @@ pub(crate) fn connect(socket: RawFd, address: &[u8]) -> io::Result<()> {
     checked(done.into()).map(drop)
 }
 
-/// Sends a datagram to such an address.
-pub(crate) fn send_to(socket: RawFd, bytes: &[u8], address: &[u8]) -> io::Result<()> {
+/// Sends bytes to such an address; the flags are those of sendto(2).
+pub(crate) fn send_to(socket: RawFd, bytes: &[u8], address: &[u8], flags: i32) -> io::Result<()> {
     let length = u32::try_from(address.len()).map_err(io::Error::other)?;
     // SAFETY: bytes and address live until the call returns, and the lengths are their own.
     let sent = unsafe {
         let to = address.as_ptr().cast();
-        libc::sendto(socket, bytes.as_ptr().cast(), bytes.len(), 0, to, length)
+        libc::sendto(socket, bytes.as_ptr().cast(), bytes.len(), flags, to, length)
     };
     checked(sent as i64).map(drop)
 }

@@ -323,6 +323,20 @@ fn unenforced(why: &str) -> io::Error {
     io::Error::new(io::ErrorKind::Unsupported, text)
 }
 
+/// Held by what tells of sessions: where that panics, the node ends rather than let them go on unseen. The kernel keeps what it has
+/// to tell for the node after it.
+#[derive(Debug)]
+struct Vital;
+
+impl Drop for Vital {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!("what sessions do cannot be told any more: the node ends");
+            std::process::abort();
+        }
+    }
+}
+
 /// Also after a panic elsewhere, which is no reason to stop telling.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)

@@ -85,6 +85,7 @@ pub(crate) fn start(live: Weak<Live>, rings: Vec<RingBuf<MapData>>) -> std::io::
 }
 
 fn read(live: &Weak<Live>, mut rings: Vec<RingBuf<MapData>>) {
+    let _vital = crate::Vital;
     let mut parts: Vec<Part> = rings.iter().map(|_| Part::default()).collect();
     loop {
         let looked = boot_ns();

@@ -110,6 +110,7 @@ pub(crate) async fn write(
     items: mpsc::UnboundedReceiver<Vec<Item>>,
     base: Credit,
 ) {
+    let _vital = crate::Vital;
     let facts = sink.facts();
     let items = UnboundedReceiverStream::new(items).flat_map(stream::iter);
     let pieces = items.map(|item| match item {

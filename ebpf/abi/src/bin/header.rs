@@ -32,7 +32,7 @@ fn header() -> String {
         ("RULES_HASHES_MAX", rules::HASHES_MAX),
         ("RULES_POLICIES_MAX", rules::POLICIES_MAX),
         ("SPACE_BITS", rules::SPACE_BITS),
-        ("RULE_TOO_LONG", rules::RULE_TOO_LONG),
+        ("RULE_NO_PATH", rules::RULE_NO_PATH),
         ("RULE_NO_DIGEST", rules::RULE_NO_DIGEST),
         ("RULE_CONTAIN", rules::RULE_CONTAIN),
     ] {

@@ -1,9 +1,11 @@
 //! What a session does when it is told to: a program that reads deeds, one a line, does each, and says what came of it. It is
 //! this program itself, started as a session's first.
 
+use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead as _, Write as _};
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::net::{SocketAddr, SocketAddrV4, TcpStream, UdpSocket};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
@@ -11,8 +13,16 @@ use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use io_uring::{opcode, types};
+use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
+use rustix::io::Errno;
+use rustix::mount::{
+    MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, move_mount, open_tree, unmount,
+};
+use rustix::net::{AddressFamily, SocketType, socket};
 use rustix::process::{Pid, Signal, kill_process};
+
+use crate::sys::uring::{Way, perform};
 
 /// The first argument that asks for [`serve`].
 pub(crate) const ARGUMENT: &str = "enforce-deeds";
@@ -56,14 +66,93 @@ fn done(line: &str) -> io::Result<()> {
         ["socket", path] => UnixStream::connect(path).map(drop),
         ["bpf"] => bpf(),
         ["trace", pid] => trace(pid),
-        ["module", path] => Ok(rustix::system::finit_module(File::open(path)?, c"", 0)?),
+        ["module", path] => tried(rustix::system::finit_module(File::open(path)?, c"", 0)),
+        ["module"] => tried(rustix::system::init_module(b"no module", c"")),
         ["signal", pid] => signal(pid),
         ["mount", path] => {
             Ok(mount("none", *path, "tmpfs", MountFlags::empty(), None::<&std::ffi::CStr>)?)
         }
         ["umount", path] => Ok(unmount(*path, UnmountFlags::empty())?),
+        ["move-mount", from, to] => {
+            tried(move_mount(CWD, *from, CWD, *to, MoveMountFlags::empty()))
+        }
+        ["pivot-root", path] => tried(rustix::process::pivot_root(*path, *path)),
+        ["send-unspec", address] => send_unspecified(address),
+        ["fast-open", address] => fast_open(address),
+        ["by-tree", folder, name] => by_tree(folder, name),
+        ["ring", way, path] => by_ring(way, path),
+        ["deep"] => deep(|folder, name| {
+            let flags = OFlags::WRONLY | OFlags::APPEND;
+            Ok(openat(folder, name, flags, Mode::empty()).map(drop)?)
+        }),
         _ => Err(io::Error::other(format!("no deed: {line}"))),
     }
+}
+
+/// What is done with nonsense: the kernel says so once it has asked whether it may be done at all.
+fn tried(result: rustix::io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(Errno::NOEXEC | Errno::INVAL | Errno::BUSY) => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+/// Without saying which kind of address it is.
+fn send_unspecified(address: &str) -> io::Result<()> {
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    crate::sys::send_to(socket.as_raw_fd(), b"x", &as_kernel(address, 0)?, 0)
+}
+
+/// A stream whose first bytes make the connection; that nobody listens is no refusal.
+fn fast_open(address: &str) -> io::Result<()> {
+    let socket = socket(AddressFamily::INET, SocketType::STREAM, None)?;
+    let address = as_kernel(address, AddressFamily::INET.as_raw())?;
+    match crate::sys::send_to(socket.as_raw_fd(), b"x", &address, libc::MSG_FASTOPEN) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
+        other => other,
+    }
+}
+
+/// `struct sockaddr_in`.
+fn as_kernel(address: &str, family: u16) -> io::Result<[u8; 16]> {
+    let address: SocketAddrV4 = address.parse().map_err(io::Error::other)?;
+    let mut bytes = [0; 16];
+    bytes[..2].copy_from_slice(&family.to_ne_bytes());
+    bytes[2..4].copy_from_slice(&address.port().to_be_bytes());
+    bytes[4..8].copy_from_slice(&address.ip().octets());
+    Ok(bytes)
+}
+
+/// Opens a file to write, without a system call of that name.
+fn by_ring(way: &str, path: &str) -> io::Result<()> {
+    let way =
+        Way::ALL.into_iter().find(|each| each.name() == way).ok_or(io::ErrorKind::InvalidInput)?;
+    let path = CString::new(path)?;
+    let here = types::Fd(libc::AT_FDCWD);
+    let entry = opcode::OpenAt::new(here, path.as_ptr()).flags(libc::O_WRONLY).build();
+    perform(way, entry, &path).map(drop)
+}
+
+/// Opens a file to write, in a copy of its folder that is mounted nowhere.
+fn by_tree(folder: &str, name: &str) -> io::Result<()> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let tree = open_tree(CWD, folder, flags)?;
+    Ok(openat(&tree, name, OFlags::WRONLY | OFlags::APPEND, Mode::empty()).map(drop)?)
+}
+
+/// Folder in folder, deeper than a path can be said; with the last of them and a name in it, does something.
+pub(super) fn deep(deed: impl Fn(BorrowedFd<'_>, &str) -> io::Result<()>) -> io::Result<()> {
+    let name = "x".repeat(250);
+    let mut folder = OwnedFd::from(File::open("/tmp/w")?);
+    for _ in 0..20 {
+        if let Err(error) = mkdirat(&folder, &name, Mode::RWXU)
+            && error != Errno::EXIST
+        {
+            return Err(error.into());
+        }
+        folder = openat(&folder, &name, OFlags::DIRECTORY | OFlags::RDONLY, Mode::empty())?;
+    }
+    deed(folder.as_fd(), "f")
 }
 
 /// A copy of busybox.
@@ -73,7 +162,7 @@ fn exec(path: &str) -> io::Result<()> {
 }
 
 fn fifo(path: &str) -> io::Result<()> {
-    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    use rustix::fs::{FileType, mknodat};
     Ok(mknodat(CWD, path, FileType::Fifo, Mode::RUSR, 0)?)
 }
 

@@ -4,7 +4,10 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::net::UnixListener;
 
-use super::{Deed, contain, known};
+use rustix::fs::{Mode, OFlags, openat};
+
+use super::deeds::deep;
+use super::{Deed, Path, contain, known};
 
 /// A deed as [`super::deeds`] reads it.
 pub(super) struct Case {
@@ -37,6 +40,12 @@ pub(super) const FILES: Table = (
         case("open /tmp/w/d/f", write!["/tmp/w/d/f"]),
         case("open /tmp/w/d/../g", write!["/tmp/w/g"]),
         case("open /tmp/w/link", write!["/tmp/w/d/l"]),
+        case("ring inline /tmp/w/f", write!["/tmp/w/f"]),
+        case("ring worker /tmp/w/f", write!["/tmp/w/f"]),
+        case("ring poller /tmp/w/f", write!["/tmp/w/f"]),
+        case("ring worker /tmp/w/ff", write!["/tmp/w/ff"]),
+        case("by-tree /tmp/w/d f", &[Deed::Write(Path::Unknown)]),
+        case("deep", &[Deed::Write(Path::Unknown)]),
         case("truncate /tmp/w/f", write!["/tmp/w/f"]),
         case("truncate /tmp/w/g", write!["/tmp/w/g"]),
         case("chmod /tmp/w/f", write!["/tmp/w/f"]),
@@ -82,6 +91,10 @@ pub(super) const NETWORK: Table = (
         case("connect [::1]:9", &[to(LOCAL6, 9)]),
         case("send 127.0.0.1:9", &[to(LOCAL, 9)]),
         case("send 127.0.0.1:10", &[to(LOCAL, 10)]),
+        case("send-unspec 127.0.0.1:9", &[to(LOCAL, 9)]),
+        case("send-unspec 127.0.0.1:10", &[to(LOCAL, 10)]),
+        case("fast-open 127.0.0.1:9", &[to(LOCAL, 9)]),
+        case("fast-open 127.0.0.1:10", &[to(LOCAL, 10)]),
         case("send [::1]:6", &[to(LOCAL6, 6)]),
         case("send [::ffff:127.0.0.1]:9", &[to(MAPPED, 9)]),
     ],
@@ -119,6 +132,12 @@ pub(super) const CONTAINED: Table = (
         case("create /etc/hosts", &[]),
         case("rename /etc/cron.d /etc/cron.e", moved!["/etc/cron.d"]),
         case("mount /tmp/w/d", &[Deed::Contained(contain::MOUNT)]),
+        case("move-mount /tmp/w/d /tmp/w/up", &[Deed::Contained(contain::MOUNT)]),
+        case("pivot-root /tmp/w/d", &[Deed::Contained(contain::MOUNT)]),
+        case("module /tmp/w/f", &[Deed::Contained(contain::MODULE)]),
+        case("module", &[Deed::Contained(contain::MODULE)]),
+        case("open /proc/self/loginuid", &[Deed::Contained(contain::LOGINUID)]),
+        case("read /proc/self/loginuid", &[]),
         case("umount /tmp/w/mounted", &[Deed::Contained(contain::MOUNT)]),
         case("rmdir /tmp/w/pins/folder", &[Deed::Contained(contain::PINS)]),
     ],
@@ -139,6 +158,10 @@ pub(super) fn prepare() {
     for file in ["/tmp/w/f", "/tmp/w/ff", "/tmp/w/g", "/tmp/w/d/f", "/tmp/w/d/l"] {
         fs::write(file, "x").unwrap();
     }
+    deep(|folder, name| {
+        Ok(openat(folder, name, OFlags::CREATE | OFlags::WRONLY, Mode::RUSR).map(drop)?)
+    })
+    .unwrap();
     std::os::unix::fs::symlink("/tmp/w/d/l", "/tmp/w/link").unwrap();
     for program in ["/tmp/w/busybox", "/tmp/w/program", "/tmp/w/program2", "/tmp/w/d/program"] {
         fs::copy("/bin/busybox", program).unwrap();

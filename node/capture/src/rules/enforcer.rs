@@ -7,7 +7,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use ebpf_abi::rules::{RULE_CONTAIN, RULE_NO_DIGEST, RULE_TOO_LONG};
+use ebpf_abi::rules::{RULE_CONTAIN, RULE_NO_DIGEST, RULE_NO_PATH};
 use proto::capture_rules::{CaptureRules, ExecRule};
 
 use super::compile::{self, Compiled};
@@ -260,7 +260,7 @@ pub fn name_of(names: &[String], rule: u32) -> String {
     match rule {
         0 => return String::new(),
         RULE_NO_DIGEST => return "a program whose digest the kernel does not give".to_owned(),
-        RULE_TOO_LONG => return "a path too long to be compared".to_owned(),
+        RULE_NO_PATH => return "a path that cannot be known".to_owned(),
         _ => {}
     }
     if rule & RULE_CONTAIN != 0 {

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use ebpf_abi::rules::{RULE_CONTAIN, RULE_NO_DIGEST, RULE_TOO_LONG, mode};
+use ebpf_abi::rules::{RULE_CONTAIN, RULE_NO_DIGEST, RULE_NO_PATH, mode};
 use proto::capture_rules::{AddressRule, CaptureRules, ExecRule, RuleMode, as_reached};
 
 use super::contain;
@@ -32,8 +32,8 @@ pub enum Deed<'a> {
 pub enum Path<'a> {
     /// From the root of the mount namespace.
     Known(&'a [u8]),
-    /// Longer than can be walked.
-    TooLong,
+    /// Longer than can be walked, or from a mount that hangs nowhere.
+    Unknown,
 }
 
 /// What becomes of a deed.
@@ -197,7 +197,7 @@ fn both(rule: u32, path: &str, leads: &dyn Fn(&str) -> Option<String>) -> Vec<Pa
 /// The rule that says most about a path; the first of those.
 fn longest(rules: &[PathOf], path: Path<'_>) -> Option<u32> {
     let Path::Known(path) = path else {
-        return (!rules.is_empty()).then_some(RULE_TOO_LONG);
+        return (!rules.is_empty()).then_some(RULE_NO_PATH);
     };
     let covering = rules.iter().filter(|rule| rule.covers(path));
     let found = covering.reduce(|best, rule| {
@@ -259,8 +259,8 @@ mod tests {
         ] {
             check(&set, Deed::Exec(Path::Known(path.as_bytes())), expect);
         }
-        check(&set, Deed::Exec(Path::TooLong), "a path too long to be compared");
-        check(&set, Deed::Write(Path::TooLong), "");
+        check(&set, Deed::Exec(Path::Unknown), "a path that cannot be known");
+        check(&set, Deed::Write(Path::Unknown), "");
         check(&set, Deed::Digest(None), "");
     }
 

@@ -148,7 +148,7 @@ fn do_families(_: &Deed, _: &str) {
     let mut to = [0_u8; 16];
     to[..2].copy_from_slice(&2_u16.to_ne_bytes());
     to[4..8].copy_from_slice(&[127, 0, 0, 1]);
-    crate::sys::send_to(raw.as_raw_fd(), &[8, 0, 0xf7, 0xff, 0, 0, 0, 0], &to).unwrap();
+    crate::sys::send_to(raw.as_raw_fd(), &[8, 0, 0xf7, 0xff, 0, 0, 0, 0], &to, 0).unwrap();
     // All protocols, in the network's byte order.
     let all = RawProtocol::new(u32::from(3_u16.to_be())).unwrap();
     let packet =

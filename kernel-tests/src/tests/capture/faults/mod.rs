@@ -1,13 +1,15 @@
-//! Faults and bad input, for real: processes in sessions that do the worst, a node that is stopped. Not
+//! Faults and bad input, for real: processes in sessions that do the worst, a node that is stopped, a crowd of sessions. Not
 //! about what is seen, which is the cases' matter, but that everything is told, or told as lost, exactly. Each deed is a process:
 //! this program as `kernel-tests fault NAME FOLDER …`.
 //!
 //! - [`argv`]: arguments that vanish while a program is started
+//! - [`crowd`]: thousands of sessions at once, and one more than there can be
 //! - [`fairness`]: a session that floods, and another beside it
 //! - [`paths`]: the longest paths, with every byte
 //! - [`stopped`]: a node that is stopped while its sessions go on
 
 mod argv;
+mod crowd;
 mod fairness;
 mod paths;
 mod stopped;
@@ -33,9 +35,12 @@ crate::tests![
     a_stopped_node_says_what_it_lost,
     a_full_ring_is_told_by_number,
     a_flood_is_nobody_elses_loss,
+    thousands_of_sessions_are_told_apart,
+    one_session_too_many_is_refused,
 ];
 
 use self::argv::arguments_are_told_as_the_program_got_them;
+use self::crowd::{one_session_too_many_is_refused, thousands_of_sessions_are_told_apart};
 use self::fairness::a_flood_is_nobody_elses_loss;
 use self::paths::paths_are_told_byte_by_byte;
 use self::stopped::{a_full_ring_is_told_by_number, a_stopped_node_says_what_it_lost};

@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use ebpf_abi::rules::{RULE_CONTAIN, RULE_NO_DIGEST, RULE_TOO_LONG};
+use ebpf_abi::rules::{RULE_CONTAIN, RULE_NO_DIGEST, RULE_NO_PATH};
 use proptest::prelude::*;
 use proto::capture_rules::{CaptureRules, ExecRule, PathRule, RuleMode};
 
@@ -37,7 +37,7 @@ fn judge(maps: &Compiled, number: u32, deed: Deed<'_>) -> Decision {
     let has = |bit| maps.policy.has & bit != 0;
     let of_path = |bit, space, path| match path {
         _ if !has(bit) => 0,
-        Path::TooLong => RULE_TOO_LONG,
+        Path::Unknown => RULE_NO_PATH,
         Path::Known(path) => rule_of_path(maps, number, space, path),
     };
     let rule = match deed {
@@ -166,7 +166,7 @@ proptest! {
             .map(String::into_bytes)
             .collect();
         let mut deeds = vec![Deed::Digest(None), Deed::Digest(Some(&[1; 32]))];
-        for path in known.iter().map(|path| Path::Known(path)).chain([Path::TooLong]) {
+        for path in known.iter().map(|path| Path::Known(path)).chain([Path::Unknown]) {
             deeds.extend([Deed::Exec(path), Deed::Write(path), Deed::Move(path), Deed::Socket(path)]);
         }
         deeds.extend(addresses.iter().map(|&(address, port)| Deed::Connect { address, port }));
