@@ -67,7 +67,8 @@ fn done(line: &str) -> io::Result<()> {
         ["bpf"] => bpf(),
         ["trace", pid] => trace(pid),
         ["module", path] => tried(rustix::system::finit_module(File::open(path)?, c"", 0)),
-        ["module"] => tried(rustix::system::init_module(b"no module", c"")),
+        // Longer than the header of one, or nobody asks.
+        ["module"] => tried(rustix::system::init_module(&[0; 256], c"")),
         ["signal", pid] => signal(pid),
         ["mount", path] => {
             Ok(mount("none", *path, "tmpfs", MountFlags::empty(), None::<&std::ffi::CStr>)?)

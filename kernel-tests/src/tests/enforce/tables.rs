@@ -29,7 +29,7 @@ macro_rules! moved {
     ($($path:literal),*) => { &[$(Deed::Move(known($path))),*] };
 }
 
-/// Deeds that follow one another: what one has made is there for the next, where it was allowed or done by another.
+/// Deeds that follow one another, none of them twice with the same file, since what is repeated is counted: what one has made is there for the next, where it was allowed or done by another.
 pub(super) const FILES: Table = (
     r#""deny_open_write":["/tmp/w/d/","/tmp/w/f","/tmp/w/up/x/"]"#,
     &[
@@ -40,9 +40,9 @@ pub(super) const FILES: Table = (
         case("open /tmp/w/d/f", write!["/tmp/w/d/f"]),
         case("open /tmp/w/d/../g", write!["/tmp/w/g"]),
         case("open /tmp/w/link", write!["/tmp/w/d/l"]),
-        case("ring inline /tmp/w/f", write!["/tmp/w/f"]),
-        case("ring worker /tmp/w/f", write!["/tmp/w/f"]),
-        case("ring poller /tmp/w/f", write!["/tmp/w/f"]),
+        case("ring inline /tmp/w/d/inline", write!["/tmp/w/d/inline"]),
+        case("ring worker /tmp/w/d/worker", write!["/tmp/w/d/worker"]),
+        case("ring poller /tmp/w/d/poller", write!["/tmp/w/d/poller"]),
         case("ring worker /tmp/w/ff", write!["/tmp/w/ff"]),
         case("by-tree /tmp/w/d f", &[Deed::Write(Path::Unknown)]),
         case("deep", &[Deed::Write(Path::Unknown)]),
@@ -91,9 +91,9 @@ pub(super) const NETWORK: Table = (
         case("connect [::1]:9", &[to(LOCAL6, 9)]),
         case("send 127.0.0.1:9", &[to(LOCAL, 9)]),
         case("send 127.0.0.1:10", &[to(LOCAL, 10)]),
-        case("send-unspec 127.0.0.1:9", &[to(LOCAL, 9)]),
+        case("send-unspec 127.0.0.1:8", &[to(LOCAL, 8)]),
         case("send-unspec 127.0.0.1:10", &[to(LOCAL, 10)]),
-        case("fast-open 127.0.0.1:9", &[to(LOCAL, 9)]),
+        case("fast-open 127.0.0.1:7", &[to(LOCAL, 7)]),
         case("fast-open 127.0.0.1:10", &[to(LOCAL, 10)]),
         case("send [::1]:6", &[to(LOCAL6, 6)]),
         case("send [::ffff:127.0.0.1]:9", &[to(MAPPED, 9)]),
@@ -135,7 +135,6 @@ pub(super) const CONTAINED: Table = (
         case("move-mount /tmp/w/d /tmp/w/up", &[Deed::Contained(contain::MOUNT)]),
         case("pivot-root /tmp/w/d", &[Deed::Contained(contain::MOUNT)]),
         case("module /tmp/w/f", &[Deed::Contained(contain::MODULE)]),
-        case("module", &[Deed::Contained(contain::MODULE)]),
         case("open /proc/self/loginuid", &[Deed::Contained(contain::LOGINUID)]),
         case("read /proc/self/loginuid", &[]),
         case("umount /tmp/w/mounted", &[Deed::Contained(contain::MOUNT)]),
@@ -143,10 +142,14 @@ pub(super) const CONTAINED: Table = (
     ],
 );
 
+/// From memory; in a session of its own, since it is the same deed as that from a file.
+pub(super) const MODULES: Table =
+    (r#""contain":true"#, &[case("module", &[Deed::Contained(contain::MODULE)])]);
+
 /// Makes what the deeds are done to, anew.
 pub(super) fn prepare() {
     use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
-    for mounted in ["/tmp/w/mounted", "/tmp/w/pins", "/tmp/w/d"] {
+    for mounted in ["/tmp/w/mounted", "/tmp/w/pins", "/tmp/w/d", "/tmp/w/up"] {
         while unmount(mounted, UnmountFlags::DETACH).is_ok() {}
     }
     for gone in ["/tmp/w", "/etc/cron.d", "/etc/cron.e"] {
@@ -155,8 +158,8 @@ pub(super) fn prepare() {
     let folders =
         ["/run", "/etc/cron.d", "/tmp/w/d", "/tmp/w/up/x", "/tmp/w/mounted", "/tmp/w/pins"];
     folders.iter().for_each(|folder| fs::create_dir_all(folder).unwrap());
-    for file in ["/tmp/w/f", "/tmp/w/ff", "/tmp/w/g", "/tmp/w/d/f", "/tmp/w/d/l"] {
-        fs::write(file, "x").unwrap();
+    for file in ["f", "ff", "g", "d/f", "d/l", "d/inline", "d/worker", "d/poller"] {
+        fs::write(format!("/tmp/w/{file}"), "x").unwrap();
     }
     deep(|folder, name| {
         Ok(openat(folder, name, OFlags::CREATE | OFlags::WRONLY, Mode::RUSR).map(drop)?)
