@@ -114,6 +114,8 @@ fn an_expired_certificate() {
         .filter(|l| !l.contains("IdentityFile") && !l.contains("CertificateFile"))
         .collect();
     fs::write(&config, kept.join("\n")).unwrap();
+    // None is shorter than a minute.
+    std::thread::sleep(std::time::Duration::from_secs(59));
     crate::run::until("the certificate to expire", || (ssh().wait().code != 0).then_some(()));
     ssh().wait().refused("ermission denied");
     cluster.event("auth", |e| {

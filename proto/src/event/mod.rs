@@ -2,10 +2,12 @@
 //! Built by whoever acts, made an [`Event`] by a spool that gives id, time and index. See docs/reference/events.md.
 
 mod code;
+mod happened;
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
+pub use self::happened::Happened;
 use crate::id::{ClusterName, HostId, Login, NodeName, SessionId, UserName};
 use crate::resource::Labels;
 
@@ -23,20 +25,6 @@ pub struct Event {
     pub cluster_name: ClusterName,
     #[serde(flatten)]
     pub body: Body,
-}
-
-/// What happened, and when: an event before it has its place among others.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Happened {
-    pub time: OffsetDateTime,
-    pub body: Body,
-}
-
-impl Happened {
-    /// Just now.
-    pub fn now(body: impl Into<Body>) -> Self {
-        Self { time: OffsetDateTime::now_utc(), body: body.into() }
-    }
 }
 
 impl Event {

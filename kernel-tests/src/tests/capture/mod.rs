@@ -28,7 +28,6 @@ use self::told::Verdict;
 pub(crate) use self::agent::run as run_agent;
 pub(crate) use self::deed::run as run_deed;
 pub(crate) use self::faults::run as run_fault;
-pub(crate) use self::stage::is_guest;
 
 crate::tests![every_program_is_taken_or_has_no_hook, bypasses];
 

@@ -155,7 +155,7 @@ async fn file_copy_is_refused_where_roles_say_so() {
     let mut channel = handle.channel_open_session().await.unwrap();
     channel.request_subsystem(true, "sftp").await.unwrap();
     let said = listen(&mut channel).await;
-    assert!(said.refused && said.error.contains("file copy"), "{said:?}");
+    assert!(said.is_refusal() && said.error.contains("file copy"), "{said:?}");
     let body = cluster.audit.wait("sftp").await;
     assert_eq!(body.code(), "TS020E");
 }

@@ -320,8 +320,14 @@ pub(crate) struct Said {
     pub(crate) error: String,
     pub(crate) status: Option<u32>,
     pub(crate) signal: Option<String>,
-    pub(crate) refused: bool,
     pub(crate) eof: bool,
+}
+
+impl Said {
+    /// It was said why, and nothing ran.
+    pub(crate) fn is_refusal(&self) -> bool {
+        self.status == Some(255) && self.output.is_empty() && !self.error.is_empty()
+    }
 }
 
 /// Listens until the channel is closed.
@@ -338,7 +344,6 @@ pub(crate) async fn listen(channel: &mut Channel<client::Msg>) -> Said {
                 ChannelMsg::ExitSignal { signal_name, .. } => {
                     said.signal = Some(format!("{signal_name:?}"));
                 }
-                ChannelMsg::Failure => said.refused = true,
                 ChannelMsg::Eof => said.eof = true,
                 ChannelMsg::Close => break,
                 _ => {}

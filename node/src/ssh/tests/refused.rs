@@ -114,7 +114,7 @@ async fn nothing_starts_that_cannot_be_recorded() {
     let mut channel = handle.channel_open_session().await.unwrap();
     channel.exec(true, format!("touch {}", marker.display())).await.unwrap();
     let said = listen(&mut channel).await;
-    assert!(said.refused && said.error.contains("record"), "{said:?}");
+    assert!(said.is_refusal() && said.error.contains("record"), "{said:?}");
     assert!(!marker.exists());
     let left = crate::recorder::note::all(cluster.node.recorder.dir()).unwrap();
     assert!(left.is_empty());
@@ -212,7 +212,7 @@ async fn a_command_that_no_record_can_hold_is_refused() {
     // Six bytes each in JSON.
     channel.exec(true, format!("echo ran; : {}", "\x01".repeat(30_000))).await.unwrap();
     let said = listen(&mut channel).await;
-    assert!(said.refused && said.error.contains("too long"), "{said:?}");
+    assert!(said.is_refusal() && said.error.contains("too long"), "{said:?}");
     assert_eq!(cluster.audit.names(), ["session.rejected"]);
 }
 
@@ -235,7 +235,7 @@ async fn unknown_subsystems_and_x11_are_refused() {
     let handle = cluster.sign_in().await;
     let mut channel = handle.channel_open_session().await.unwrap();
     channel.request_subsystem(true, "netconf").await.unwrap();
-    assert!(listen(&mut channel).await.refused);
+    assert_eq!(listen(&mut channel).await.status, None);
     let body = cluster.audit.wait("subsystem").await;
     assert_eq!(body.code(), "T3001E");
     let mut channel = handle.channel_open_session().await.unwrap();
