@@ -115,8 +115,24 @@ pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
 pub fn structured<V: Serialize>(value: &V, format: Format) -> Result<String, Failure> {
     Ok(match format {
         Format::Yaml => serde_saphyr::to_string(value)?,
-        Format::Json | Format::Text => serde_json::to_string_pretty(value)? + "\n",
+        Format::Json | Format::Text => inert(&serde_json::to_string_pretty(value)?) + "\n",
     })
+}
+
+/// JSON in which no character changes a terminal or hides: such are escaped, which says the same.
+pub fn inert(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
+        // Those of ASCII are between the values, or escaped already.
+        if is_unseen(c) && !matches!(c, '\n' | '\t') {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                text.push_str(&format!("\\u{unit:04x}"));
+            }
+        } else {
+            text.push(c);
+        }
+    }
+    text
 }
 
 /// Writes to standard output; a closed pipe (`| head`) is no failure.
@@ -161,6 +177,15 @@ mod tests {
         web1      env=prod
         ab[31m
         ");
+    }
+
+    #[test]
+    fn json_changes_no_terminal_and_says_the_same() {
+        let value = serde_json::json!({"path": "a\u{9b}2J\u{1b}b\u{202e}ü\u{e0001}", "n": [1]});
+        let text = structured(&value, Format::Json).unwrap();
+        assert!(!text.chars().any(|c| is_unseen(c) && c != '\n'), "{text:?}");
+        assert!(text.contains("ü"));
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), value);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::flags::{EventFormat, EventsArgs, EventsCommand};
 use crate::resources::word;
 use cli::captured::told;
 use cli::failure::Failure;
-use cli::output::{plain, print};
+use cli::output::{inert, plain, print};
 
 /// # Errors
 /// Auth's.
@@ -117,7 +117,7 @@ fn line(json: &[u8], format: EventFormat) -> String {
     let text = String::from_utf8_lossy(json);
     match (format, serde_json::from_slice::<Value>(json)) {
         (EventFormat::Text, Ok(event)) => format!("{}\n", brief(&event)),
-        (EventFormat::Json | EventFormat::Text, _) => format!("{}\n", text.trim_end()),
+        (EventFormat::Json | EventFormat::Text, _) => inert(text.trim_end()) + "\n",
     }
 }
 
@@ -197,7 +197,7 @@ mod tests {
         assert_eq!(
             brief(&event),
             "2026-11-22T12:00:00.500Z T4001I session.disk             user=alice \
-             sid=01010101-0101-4101-8101-010101010101 pid=7 file unlink \"/etc/motd\\u{1b}\""
+             sid=01010101-0101-4101-8101-010101010101 pid=7 file unlink $'/etc/motd\\x1b'"
         );
     }
 

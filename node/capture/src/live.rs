@@ -67,6 +67,8 @@ struct Sessions {
     /// Records that are older have been read, by the same clock.
     read: u64,
     looked: Option<Instant>,
+    /// It is to be looked again soon.
+    is_asked: bool,
     /// How often programs of ours were not run so far.
     passed_over: u64,
     totals: Totals,
@@ -196,7 +198,7 @@ impl Live {
 
     pub(crate) fn totals(&self) -> Totals {
         let sessions = lock(&self.sessions);
-        let live = sessions.by_number.len() - sessions.over.len();
+        let live = sessions.by_number.len().saturating_sub(sessions.over.len());
         Totals { sessions: u64::try_from(live).unwrap_or(u64::MAX), ..sessions.totals }
     }
 
@@ -308,7 +310,11 @@ impl Live {
     }
 
     pub(crate) fn forget(&self, number: u64) {
-        lock(&self.sessions).by_number.remove(&number);
+        let mut sessions = lock(&self.sessions);
+        sessions.by_number.remove(&number);
+        // What could not be executed has ended, too.
+        sessions.over.retain(|over| *over != number);
+        drop(sessions);
         self.remove(number);
     }
 
@@ -403,9 +409,11 @@ impl Live {
             sessions.left.pop_front();
             self.left_alone(&mut sessions, left);
         }
-        if sessions.looked.is_some_and(|looked| looked.elapsed() < LOOK_EVERY) {
+        let wait = if sessions.is_asked { LOOK_WHEN_ASKED } else { LOOK_EVERY };
+        if sessions.looked.is_some_and(|looked| looked.elapsed() < wait) {
             return;
         }
+        sessions.is_asked = false;
         sessions.looked = Some(Instant::now());
         self.maps.rules.sweep(KEEP_IDLE);
         let live = sessions.by_number.iter().filter(|(_, watched)| !watched.is_over);
@@ -497,7 +505,7 @@ impl Sessions {
         }
         if header.kind == kind::KERNEL {
             // It may be about our maps.
-            self.looked = None;
+            self.is_asked = true;
         }
         let watched = self.by_number.get_mut(&number)?;
         // The first that is heard of it, also where its parent has not told us yet.
@@ -564,6 +572,7 @@ async fn give_back() {
 }
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+const LOOK_WHEN_ASKED: Duration = Duration::from_millis(100);
 /// How long a node that ends waits for its disk.
 const SETTLE_WITHIN: Duration = Duration::from_secs(5);
 /// Sessions that are over and not yet forgotten.

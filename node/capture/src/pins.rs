@@ -88,14 +88,24 @@ impl Pins {
 
     /// What is there.
     pub(crate) fn kept(&self) -> Option<Manifest> {
-        let text = fs::read(self.state.join("manifest.json")).ok()?;
-        // Somebody was killed while he put programs in the place of others: both are there, or some of both.
+        let text = fs::read(self.manifest()).ok()?;
+        let manifest: Manifest = serde_json::from_slice(&text).ok()?;
+        // Somebody was killed while he put programs in the place of others: both are there, or some of both. Or somebody has
+        // taken some away.
         let is_torn = !self.named(NEXT).ok()?.is_empty();
-        serde_json::from_slice(&text).ok().filter(|_| !is_torn)
+        let links = self.named(LINK).ok()?;
+        let mut attached = manifest.coverage.iter().filter(|(_, refused)| refused.is_none());
+        let is_whole = attached.all(|(name, _)| links.contains_key(name));
+        (!is_torn && is_whole).then_some(manifest)
     }
 
     /// Begins anew.
     pub(crate) fn clear(&self) -> io::Result<()> {
+        // First: nothing that is made from now on is what it says.
+        match fs::remove_file(self.manifest()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
         remove(&self.folder)?;
         private_dir(&self.folder)?;
         std::os::unix::fs::symlink(&self.state, self.folder.join(OWNER))
@@ -106,11 +116,15 @@ impl Pins {
         if let Err(error) = remove(&self.folder) {
             tracing::warn!(%error, folder = %self.folder.display(), "programs stay in the kernel");
         }
-        drop(fs::remove_file(self.state.join("manifest.json")));
+        drop(fs::remove_file(self.manifest()));
+    }
+
+    fn manifest(&self) -> PathBuf {
+        self.state.join(MANIFEST)
     }
 
     pub(crate) fn keep(&self, manifest: &Manifest) -> io::Result<()> {
-        self.write("manifest.json", &serde_json::to_vec(manifest)?)
+        self.write(MANIFEST, &serde_json::to_vec(manifest)?)
     }
 
     pub(crate) fn keep_map(&self, name: &str, map: &Map) -> io::Result<()> {
@@ -185,7 +199,8 @@ impl Pins {
     pub(crate) fn sessions(&self) -> Vec<Kept> {
         let files = fs::read_dir(self.state.join("sessions")).into_iter().flatten().flatten();
         let read = |path: PathBuf| serde_json::from_slice(&fs::read(path).ok()?).ok();
-        files.filter_map(|file| read(file.path())).collect()
+        let is_whole = |path: &PathBuf| path.extension().is_some_and(|end| end == "json");
+        files.map(|file| file.path()).filter(is_whole).filter_map(read).collect()
     }
 
     /// Whole or not at all; after a power cut there is nothing that it belongs to.
@@ -239,6 +254,7 @@ fn mount_bpf_fs() -> io::Result<()> {
     })
 }
 
+const MANIFEST: &str = "manifest.json";
 const BPF_FS: &str = "/sys/fs/bpf";
 /// Of links in it, beside maps: maps and hooks may be called the same. Without a dot, which this file system refuses.
 pub(crate) const LINK: &str = "link_";

@@ -202,7 +202,7 @@ const RECORDS_BYTES: usize = 48 << 10;
 /// How many pieces are under way to the disk together.
 const PIECES_AT_ONCE: usize = 8;
 /// Of how many the programs' files are read together.
-const PIECES_HASHED: usize = 4;
+const PIECES_HASHED: usize = 2;
 /// The kernel is told of what is done in pieces of this.
 const DONE_BYTES_MIN: u64 = 32 << 10;
 /// And no later than this, so that a node after us knows where to go on.

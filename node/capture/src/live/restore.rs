@@ -7,7 +7,7 @@ use ebpf_abi::{Credit, Session as Counts};
 use proto::event;
 
 use super::before::Before;
-use super::{Left, Live};
+use super::{Left, Live, records_of};
 use crate::{Restore, lock, pins};
 
 impl Live {
@@ -17,7 +17,13 @@ impl Live {
         for kept in pins.sessions() {
             let number = kept.number;
             self.next.fetch_max(number + 1, Ordering::Relaxed);
-            let Some(counts) = self.maps.counts(number) else {
+            let counts = self.maps.counts(number);
+            if counts.as_ref().is_some_and(|counts| records_of(counts) == [0; 3]) {
+                // The node was killed before anything ran in it.
+                pins.forget(number);
+                continue;
+            }
+            let Some(counts) = counts else {
                 if kept.boot == pins::boot() {
                     // It may go on, and nothing follows it any more.
                     self.watched(number, restore(kept.facts), kept.classes, None)

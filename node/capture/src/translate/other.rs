@@ -213,7 +213,9 @@ fn delegation(reached: &event::SessionTrace, via: &str) -> Event {
 
 /// Another's memory, opened as a file.
 pub(super) fn memory(disk: &event::SessionDisk) -> Option<Event> {
-    let pid: u32 = disk.path.strip_prefix("/proc/")?.strip_suffix("/mem")?.parse().ok()?;
+    let of = disk.path.strip_prefix("/proc/")?.strip_suffix("/mem")?;
+    // Of one of its threads, too.
+    let pid: u32 = of.split_once("/task/").map_or(of, |(pid, _)| pid).parse().ok()?;
     if disk.op != "open" || pid == disk.pid {
         return None;
     }
