@@ -38,6 +38,9 @@ struct spec {
 #define CALLS_MAX 512
 /* Linux 6.6. */
 #define __NR_fchmodat2 452
+/* Linux 6.13. */
+#define __NR_setxattrat 463
+#define __NR_removexattrat 466
 
 static const struct spec specs[CALLS_MAX] = {
 	[__NR_unlink] = { FILE_UNLINK, 1 },
@@ -70,6 +73,8 @@ static const struct spec specs[CALLS_MAX] = {
 	[__NR_removexattr] = { FILE_REMOVEXATTR, 1, 0, 2, .bits = IS_TEXT },
 	[__NR_lremovexattr] = { FILE_REMOVEXATTR, 1, 0, 2, .bits = IS_TEXT },
 	[__NR_fremovexattr] = { FILE_REMOVEXATTR, 1, 0, 2, .bits = IS_TEXT | OF_FD },
+	[__NR_setxattrat] = { FILE_SETXATTR, 2, 1, 4, .bits = IS_TEXT },
+	[__NR_removexattrat] = { FILE_REMOVEXATTR, 2, 1, 4, .bits = IS_TEXT },
 	[__NR_mount] = { FILE_MOUNT, 2, 0, 1, .flags = 4, .bits = IS_TEXT },
 	[__NR_move_mount] = { FILE_MOUNT, 4, 3, 2, 1, 5 },
 	[__NR_umount2] = { FILE_UMOUNT, 1, .flags = 2 },
@@ -270,14 +275,15 @@ static __noinline int tell_passed(struct teller *teller, __s32 fd, void *from, _
 	if (rest > sizeof(talk->name))
 		rest = sizeof(talk->name);
 	bpf_probe_read_user(&family, sizeof(family), from);
-	__builtin_memset(talk->name, 0, 24);
+	__builtin_memset(talk->name, 0, NAME_BYTES);
 	bpf_probe_read_user(talk->name, rest, from + sizeof(family));
+	family = family_as_sent(family, op, &talk->net);
 	/* What was bound is known better than what was asked for: the port. */
 	if (op != NET_BIND || (family != AF_INET && family != AF_INET6))
 		copy_address(talk, family, rest, op == NET_BIND);
 	if (family == AF_UNIX)
 		talk->net.peer = BPF_CORE_READ(sk, sk_peer_pid, numbers[0].nr);
-	__u64 more = family == AF_UNIX ? *(__u64 *)(talk->name + 16) ^ *(__u64 *)(talk->name + 8) : 0;
+	__u64 more = family == AF_UNIX ? digest_of_name(talk) : 0;
 	if (op == NET_BIND || !is_folded_talk(teller, &talk->net, more))
 		send_talk(teller, talk);
 	leave_place(place);

@@ -415,6 +415,9 @@ static __always_inline int send(struct session *session, int class, struct heade
 	return 0;
 }
 
+/* Random; set before the programs are loaded. */
+const volatile __u64 fold_seed;
+
 /* How often the same was done: what is told once and then counted. Those that were not seen for long go first. */
 struct fold_key {
 	__u64 session;

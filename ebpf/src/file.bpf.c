@@ -7,7 +7,7 @@ int BPF_PROG(file_open, struct file *file, int ret)
 	struct teller teller;
 
 	/* What is executed is told of as that. */
-	if (ret || file->f_mode & FMODE_EXEC || file->f_flags & FMODE_EXEC || !tell_of(&teller, CLASS_FILE))
+	if (ret || file->f_mode & FMODE_EXEC || file->f_flags & FMODE_EXEC || !tell(&teller))
 		return ret;
 	return tell_open(&teller, file, FILE_OPEN, PROV_LSM);
 }
@@ -84,7 +84,7 @@ int BPF_PROG(file_receive, struct file *file, int ret)
 {
 	struct teller teller;
 
-	if (ret || !tell_of(&teller, CLASS_FILE))
+	if (ret || !tell(&teller))
 		return ret;
 	return tell_open(&teller, file, FILE_RECEIVE, PROV_LSM);
 }

@@ -185,8 +185,11 @@ static __always_inline int tell_open(struct teller *teller, struct file *file, _
 	__u32 f_mode = BPF_CORE_READ(file, f_mode);
 	struct deed deed = { .op = op, .prov = prov };
 
+	/* Whatever is wanted: others may execute it. */
 	if (f_mode & FMODE_WRITE)
 		taint(teller, inode);
+	if (!(teller->session->classes & (1 << CLASS_FILE)))
+		return 0;
 	if (op == FILE_OPEN && f_mode & FMODE_CREATED)
 		deed.op = FILE_CREATE;
 	if (deed.op != FILE_CREATE && is_plain(mode, f_mode & FMODE_WRITE) &&

@@ -175,10 +175,11 @@ static __noinline int tell_address(struct socket *socket, void *from, int length
 	if (rest > sizeof(talk->name))
 		rest = sizeof(talk->name);
 	bpf_probe_read_kernel(&family, sizeof(family), from);
+	__builtin_memset(talk->name, 0, NAME_BYTES);
 	bpf_probe_read_kernel(talk->name, rest, from + sizeof(family));
+	family = family_as_sent(family, op, &talk->net);
 	copy_address(talk, family, rest, op == NET_BIND);
-	/* Of a local socket, its name. */
-	__u64 more = family == AF_UNIX ? *(__u64 *)(talk->name + 16) ^ *(__u64 *)(talk->name + 8) : 0;
+	__u64 more = family == AF_UNIX ? digest_of_name(talk) : 0;
 	if (op == NET_BIND || !is_folded_talk(&teller, &talk->net, more))
 		answer = send_talk(&teller, talk);
 	leave_place(place);

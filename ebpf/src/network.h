@@ -124,6 +124,24 @@ static __always_inline int is_special(int family, int type)
 	       ((type & SOCK_TYPE_MASK) == SOCK_RAW && family != AF_NETLINK);
 }
 
+/* To send without a family is to send by IPv4. */
+static __always_inline __u16 family_as_sent(__u16 family, __u32 op, struct net_record *net)
+{
+	return !family && op == NET_SEND && net->family == AF_INET ? AF_INET : family;
+}
+
+/* Of a local socket's name, so that nobody finds two that give the same. What is behind the name is zero. */
+static __always_inline __u64 digest_of_name(struct talk *talk)
+{
+	__u64 digest = fold_seed;
+
+	for (int i = 0; i < NAME_BYTES / 8; i++) {
+		digest = (digest ^ *(__u64 *)(talk->name + 8 * i)) * 0x9e3779b97f4a7c15ULL;
+		digest ^= digest >> 29;
+	}
+	return digest;
+}
+
 #define FOLD_TALK 0x2000
 
 /* Datagrams and connections of datagram sockets: told once for each end. */

@@ -25,11 +25,11 @@ static __noinline int tell_descriptor(struct teller *teller, __s32 fd, __u32 op)
 /* A descriptor was given for a file; or not. */
 static __noinline int tell_opened(struct teller *teller, struct arguments *arguments, __u32 call, long result)
 {
-	if (!(teller->session->classes & (1 << CLASS_FILE)))
-		return 0;
 	if (result >= 0)
 		return tell_descriptor(teller, result, FILE_OPEN);
-	return call == __NR_open_by_handle_at ? 0 : tell_not_opened(teller, arguments, call, result);
+	if (call == __NR_open_by_handle_at || !(teller->session->classes & (1 << CLASS_FILE)))
+		return 0;
+	return tell_not_opened(teller, arguments, call, result);
 }
 
 /* A call of its own, for its stack. */
@@ -116,7 +116,7 @@ static __noinline int tell_received(struct teller *teller, struct arguments *arg
 
 	bpf_probe_read_user(&message, sizeof(message),
 			    (void *)arguments->of[2] + __builtin_offsetof(struct user_msghdr, control));
-	if (!message.control || message.control_length < sizeof(control) || !(teller->session->classes & (1 << CLASS_FILE)) ||
+	if (!message.control || message.control_length < sizeof(control) ||
 	    bpf_probe_read_user(&control, sizeof(control), message.control))
 		return 0;
 	if (control.level != SOL_SOCKET || control.type != SCM_RIGHTS || control.length <= 16)
@@ -129,7 +129,7 @@ static __noinline int tell_received(struct teller *teller, struct arguments *arg
 		bpf_probe_read_user(&fd, sizeof(fd), message.control + 16 + i * 4);
 		tell_descriptor(teller, fd, FILE_RECEIVE);
 	}
-	if (count > DESCRIPTORS_MAX)
+	if (count > DESCRIPTORS_MAX && teller->session->classes & (1 << CLASS_FILE))
 		lose_many(teller->session, CLASS_FILE, count - DESCRIPTORS_MAX);
 	return 0;
 }
@@ -316,6 +316,7 @@ int BPF_PROG(sys_exit, struct pt_regs *regs, long result)
 }
 
 #define SI_USER 0
+#define SI_QUEUE -1
 #define SI_TKILL -6
 /* What stands for no structure: of a program's, as kill(2) sends them from Linux 7.0 on; of the kernel's. */
 #define INFO_NONE 0
@@ -331,7 +332,7 @@ int BPF_PROG(signal_generate, int signal, struct kernel_siginfo *info, struct ta
 		return 0;
 	int code = info == INFO_NONE ? SI_USER : BPF_CORE_READ(info, si_code);
 	struct mark *mark = mark_of(target);
-	if ((code != SI_USER && code != SI_TKILL) || (mark && mark->session == teller.number))
+	if ((code != SI_USER && code != SI_QUEUE && code != SI_TKILL) || (mark && mark->session == teller.number))
 		return 0;
 	tell_trace(&teller, TRACE_SIGNAL, signal, target, PROV_TP, 0);
 	return 0;

@@ -105,9 +105,6 @@ struct digest {
 	__u32 left;
 };
 
-/* Random; set before the programs are loaded. */
-const volatile __u64 fold_seed;
-
 #define DIGEST_STEPS_MAX (PUT_AT_MAX / 8)
 static long digest_step(__u32 step, void *context)
 {

@@ -104,6 +104,21 @@ fn deleted_programs_and_scripts_are_known_for_what_they_are() {
 }
 
 #[test]
+fn who_executes_what_a_session_wrote_is_told() {
+    let cluster = shared();
+    let user = cluster.user("writer", "access-all", "root");
+    let path = cluster.path().join("captured-gift");
+    let line = format!("cp /bin/true {}", path.display());
+    cluster.openssh("ssh", &user).args([&at("root"), &line]).wait().good();
+    let mut given = std::process::Command::new(&path).spawn().unwrap();
+    assert!(given.wait().unwrap().success());
+    let path = path.to_str().unwrap();
+    let handed = cluster.event("session.delegation", |event| event["path"] == path);
+    assert_eq!((&handed["via"], &handed["user"]), (&"file".into(), &user.name.as_str().into()));
+    assert_eq!(handed["target_pid"], given.id());
+}
+
+#[test]
 fn a_role_that_asks_for_nothing_gets_nothing() {
     let cluster = shared();
     cluster.role_with(

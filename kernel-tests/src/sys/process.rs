@@ -27,6 +27,13 @@ pub(crate) fn wait(child: u32) -> io::Result<i32> {
     Ok(status)
 }
 
+/// Sends a signal with a value, which kill(2) does not.
+pub(crate) fn queue_signal(to: i32, signal: i32) -> io::Result<()> {
+    let value = libc::sigval { sival_ptr: std::ptr::null_mut() };
+    // SAFETY: the value is passed on as it is, and nobody follows it.
+    checked(unsafe { libc::sigqueue(to, signal, value) }.into()).map(drop)
+}
+
 /// A namespace of one's own: `CLONE_NEWNS` and others. For a process with one thread, or a thread by itself.
 pub(crate) fn unshare(flags: i32) -> io::Result<()> {
     // SAFETY: numbers only; no flag of ours takes files or memory away from other threads.

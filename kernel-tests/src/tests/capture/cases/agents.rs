@@ -42,6 +42,9 @@ fn killed(scene: &Scene<'_>) -> Vec<Found> {
     let told = scene.told_by(&agent, next);
     let mut found = told.afterwards(told.leader);
     found.push(told.trace("signal", agent.pid()).found());
+    let signals = told.of("session.trace").filter(|event| event["op"] == "signal");
+    let of_node = signals.filter(|event| event["target_pid"] == agent.pid());
+    found.push(Found::whole("each of three signals", of_node.count() == 3));
     found
 }
 
@@ -52,7 +55,7 @@ fn do_kill(deed: &Deed, _: &str) {
     };
     until("number of the node", || number().is_some());
     let node = number().unwrap();
-    kill_process(node, Signal::STOP).unwrap();
+    crate::sys::process::queue_signal(node.as_raw_pid(), libc::SIGSTOP).unwrap();
     deed.program("stopped");
     kill_process(node, Signal::CONT).unwrap();
     kill_process(node, Signal::KILL).unwrap();

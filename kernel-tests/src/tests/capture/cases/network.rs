@@ -40,8 +40,8 @@ pub(super) const CASES: &[Case] = &[
     Case { number: 20, name: "docker.sock", play: Play::Here(docker), deed: do_docker },
 ];
 
-/// QUIC's usual port, and one for each of two messages of one call.
-const PORTS: [u16; 3] = [443, 4434, 4435];
+/// QUIC's usual port, one for each of two messages of one call, and one for an address that does not say what kind it is.
+const PORTS: [u16; 4] = [443, 4434, 4435, 4436];
 
 fn datagrams(scene: &Scene<'_>) -> Vec<Found> {
     let told = scene.session("");
@@ -54,7 +54,8 @@ fn datagrams(scene: &Scene<'_>) -> Vec<Found> {
 
 fn do_datagrams(_: &Deed, _: &str) {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let [quic, first, second] = PORTS.map(|port| SocketAddrV4::new(Ipv4Addr::LOCALHOST, port));
+    let addresses = PORTS.map(|port| SocketAddrV4::new(Ipv4Addr::LOCALHOST, port));
+    let [quic, first, second, unspecified] = addresses;
     let [first, second] = [first, second].map(|address| SocketAddrArg::as_any(&address));
     socket.send_to(&[0xc0; 1200], quic).unwrap();
     let bytes = [IoSlice::new(b"out")];
@@ -66,6 +67,11 @@ fn do_datagrams(_: &Deed, _: &str) {
     // A refusal that the first one brought would be the second one's.
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     assert_eq!(sendmmsg(&socket, &mut messages, SendFlags::empty()).unwrap(), 2);
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let mut address = [0; 16];
+    address[2..4].copy_from_slice(&unspecified.port().to_be_bytes());
+    address[4..8].copy_from_slice(&unspecified.ip().octets());
+    crate::sys::send_to(socket.as_raw_fd(), b"out", &address, 0).unwrap();
 }
 
 const NAME: &str = "c2VjcmV0.tunnel.example";
@@ -158,11 +164,14 @@ fn do_families(_: &Deed, _: &str) {
 }
 
 const DOCKER: &str = "/run/docker.sock";
+/// Not unlike it.
+const OTHER: &str = "/run/abcker.sock";
 
 fn docker(scene: &Scene<'_>) -> Vec<Found> {
     let daemon = scene.outside("daemon");
     let told = scene.session("");
     vec![
+        told.network("connect", "unix").with("dst_addr", OTHER).found(),
         told.network("connect", "unix").with("dst_addr", DOCKER).found(),
         told.delegation("container", DOCKER).to(daemon.pid),
     ]
@@ -172,6 +181,7 @@ fn docker(scene: &Scene<'_>) -> Vec<Found> {
 fn do_docker(deed: &Deed, part: &str) {
     if part == "daemon" {
         let listener = UnixListener::bind(DOCKER).unwrap();
+        let _other = UnixListener::bind(OTHER).unwrap();
         deed.tell("ready", "");
         let (mut stream, _) = listener.accept().unwrap();
         let mut wanted = String::new();
@@ -180,6 +190,7 @@ fn do_docker(deed: &Deed, part: &str) {
         drop(stream);
         deed.ready_forever();
     }
+    drop(UnixStream::connect(OTHER).unwrap());
     let mut stream = UnixStream::connect(DOCKER).unwrap();
     writeln!(stream, "{}", busybox().display()).unwrap();
     stream.shutdown(std::net::Shutdown::Write).unwrap();
