@@ -16,6 +16,7 @@ pub(crate) mod watch;
 
 use std::fs::File;
 use std::io;
+use std::net::SocketAddrV4;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, RawFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
@@ -42,6 +43,15 @@ pub(crate) fn connect(socket: RawFd, address: &[u8]) -> io::Result<()> {
     // SAFETY: the address lives until the call returns, and the length is its own.
     let done = unsafe { libc::connect(socket, address.as_ptr().cast(), length) };
     checked(done.into()).map(drop)
+}
+
+/// Such an address, `struct sockaddr_in`, of whichever family it says to be.
+pub(crate) fn ipv4(family: u16, address: SocketAddrV4) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    bytes[..2].copy_from_slice(&family.to_ne_bytes());
+    bytes[2..4].copy_from_slice(&address.port().to_be_bytes());
+    bytes[4..8].copy_from_slice(&address.ip().octets());
+    bytes
 }
 
 /// Sends bytes to such an address; the flags are those of sendto(2).

@@ -64,7 +64,7 @@ struct Sessions {
     over: VecDeque<u64>,
     /// Those that may be over, the oldest first.
     left: VecDeque<Left>,
-    /// Records that are older have been read, by the same clock.
+    /// Records that are older have been read: nanoseconds since the machine's start.
     read: u64,
     looked: Option<Instant>,
     /// It is to be looked again soon.
@@ -198,8 +198,7 @@ impl Live {
 
     pub(crate) fn totals(&self) -> Totals {
         let sessions = lock(&self.sessions);
-        let live = sessions.by_number.len().saturating_sub(sessions.over.len());
-        Totals { sessions: u64::try_from(live).unwrap_or(u64::MAX), ..sessions.totals }
+        Totals { sessions: u64::try_from(sessions.live()).unwrap_or(u64::MAX), ..sessions.totals }
     }
 
     pub(crate) fn marks(&self) -> RawFd {
@@ -398,8 +397,8 @@ impl Live {
         }
     }
 
-    /// Looks after all sessions, from time to time; the rings were empty but for what is younger than `read`: which go on without their first process, and what was lost of those of
-    /// which nothing comes any more.
+    /// Looks after all sessions, from time to time: which go on without their first process, and what was lost of those of
+    /// which nothing comes any more. Where the rings are empty, `read` says up to when they have been read.
     pub(crate) fn look(&self, read: Option<u64>) {
         let mut sessions = lock(&self.sessions);
         sessions.read = read.unwrap_or(sessions.read);
@@ -479,9 +478,14 @@ impl Live {
 }
 
 impl Sessions {
+    /// How many have a task, as far as is known.
+    fn live(&self) -> usize {
+        self.by_number.len().saturating_sub(self.over.len())
+    }
+
     /// No task is watched.
     fn is_idle(&self) -> bool {
-        self.by_number.len() == self.over.len()
+        self.live() == 0
     }
 
     /// What a record means for whom; the session, where its first process or its last task has ended.

@@ -44,8 +44,7 @@ pub(crate) async fn run(link: &Link, settings: SessionSettings) -> Result<u8, Fa
     let disconnect = Arc::new(Notify::new());
     let escape = raw.is_some().then(|| (Escape::new(), Arc::clone(&disconnect)));
     tokio::spawn(send(read_input(escape), Arc::clone(&write)));
-    let ended =
-        Running { read, write, awaited, status: None, is_over: false }.run(&disconnect).await;
+    let ended = Running { read, write, awaited, status: None }.run(&disconnect).await;
     // Before anything is printed.
     drop(raw);
     match ended? {
@@ -138,8 +137,6 @@ struct Running {
     write: Arc<ChannelWriteHalf<Msg>>,
     awaited: Vec<Awaited>,
     status: Option<End>,
-    /// Nothing is awaited any more.
-    is_over: bool,
 }
 
 impl Running {
@@ -147,7 +144,7 @@ impl Running {
         let mut resized = signal(SignalKind::window_change())?;
         let mut told_to_end = EndSignals::new()?;
         let mut output = Output::start()?;
-        while !self.is_over {
+        while !matches!(self.status, Some(End::Refused)) {
             tokio::select! {
                 message = self.read.wait() => match message {
                     Some(ChannelMsg::Data { data }) => tokio::select! {
@@ -198,7 +195,6 @@ impl Running {
                 Some(Awaited::Terminal) => eprintln!("The host gave no terminal."),
                 Some(Awaited::Start) => {
                     self.status = Some(End::Refused);
-                    self.is_over = true;
                 }
                 None => {}
             },

@@ -22,6 +22,7 @@ use rustix::mount::{
 use rustix::net::{AddressFamily, SocketType, socket};
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::sys::ipv4;
 use crate::sys::uring::{Way, perform};
 
 /// The first argument that asks for [`serve`].
@@ -101,27 +102,21 @@ fn tried(result: rustix::io::Result<()>) -> io::Result<()> {
 /// Without saying which kind of address it is.
 fn send_unspecified(address: &str) -> io::Result<()> {
     let socket = UdpSocket::bind("0.0.0.0:0")?;
-    crate::sys::send_to(socket.as_raw_fd(), b"x", &as_kernel(address, 0)?, 0)
+    crate::sys::send_to(socket.as_raw_fd(), b"x", &ipv4(0, parsed(address)?), 0)
 }
 
 /// A stream whose first bytes make the connection; that nobody listens is no refusal.
 fn fast_open(address: &str) -> io::Result<()> {
     let socket = socket(AddressFamily::INET, SocketType::STREAM, None)?;
-    let address = as_kernel(address, AddressFamily::INET.as_raw())?;
+    let address = ipv4(AddressFamily::INET.as_raw(), parsed(address)?);
     match crate::sys::send_to(socket.as_raw_fd(), b"x", &address, libc::MSG_FASTOPEN) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
         other => other,
     }
 }
 
-/// `struct sockaddr_in`.
-fn as_kernel(address: &str, family: u16) -> io::Result<[u8; 16]> {
-    let address: SocketAddrV4 = address.parse().map_err(io::Error::other)?;
-    let mut bytes = [0; 16];
-    bytes[..2].copy_from_slice(&family.to_ne_bytes());
-    bytes[2..4].copy_from_slice(&address.port().to_be_bytes());
-    bytes[4..8].copy_from_slice(&address.ip().octets());
-    Ok(bytes)
+fn parsed(address: &str) -> io::Result<SocketAddrV4> {
+    address.parse().map_err(io::Error::other)
 }
 
 /// Opens a file to write, without a system call of that name.

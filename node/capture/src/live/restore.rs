@@ -17,13 +17,7 @@ impl Live {
         for kept in pins.sessions() {
             let number = kept.number;
             self.next.fetch_max(number + 1, Ordering::Relaxed);
-            let counts = self.maps.counts(number);
-            if counts.as_ref().is_some_and(|counts| records_of(counts) == [0; 3]) {
-                // The node was killed before anything ran in it.
-                pins.forget(number);
-                continue;
-            }
-            let Some(counts) = counts else {
+            let Some(counts) = self.maps.counts(number) else {
                 if kept.boot == pins::boot() {
                     // It may go on, and nothing follows it any more.
                     self.watched(number, restore(kept.facts), kept.classes, None)
@@ -32,6 +26,11 @@ impl Live {
                 pins.forget(number);
                 continue;
             };
+            if records_of(&counts) == [0; 3] {
+                // The node was killed before anything ran in it.
+                pins.forget(number);
+                continue;
+            }
             let rules = serde_json::from_value(kept.rules).ok();
             if let Err(error) = self.maps.rules.adopt(number, rules.as_ref()) {
                 tracing::error!(%error, number, "the rules of a session that goes on");

@@ -320,6 +320,8 @@ pub(crate) struct Said {
     pub(crate) error: String,
     pub(crate) status: Option<u32>,
     pub(crate) signal: Option<String>,
+    /// A request was.
+    pub(crate) refused: bool,
     pub(crate) eof: bool,
 }
 
@@ -344,6 +346,7 @@ pub(crate) async fn listen(channel: &mut Channel<client::Msg>) -> Said {
                 ChannelMsg::ExitSignal { signal_name, .. } => {
                     said.signal = Some(format!("{signal_name:?}"));
                 }
+                ChannelMsg::Failure => said.refused = true,
                 ChannelMsg::Eof => said.eof = true,
                 ChannelMsg::Close => break,
                 _ => {}

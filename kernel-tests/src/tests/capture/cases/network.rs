@@ -68,9 +68,7 @@ fn do_datagrams(_: &Deed, _: &str) {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     assert_eq!(sendmmsg(&socket, &mut messages, SendFlags::empty()).unwrap(), 2);
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let mut address = [0; 16];
-    address[2..4].copy_from_slice(&unspecified.port().to_be_bytes());
-    address[4..8].copy_from_slice(&unspecified.ip().octets());
+    let address = crate::sys::ipv4(0, unspecified);
     crate::sys::send_to(socket.as_raw_fd(), b"out", &address, 0).unwrap();
 }
 
@@ -151,9 +149,7 @@ fn do_families(_: &Deed, _: &str) {
         crate::sys::connect(socket.as_raw_fd(), &address).ok();
     }
     let raw = socket(AddressFamily::INET, SocketType::RAW, Some(ipproto::ICMP)).unwrap();
-    let mut to = [0_u8; 16];
-    to[..2].copy_from_slice(&2_u16.to_ne_bytes());
-    to[4..8].copy_from_slice(&[127, 0, 0, 1]);
+    let to = crate::sys::ipv4(2, SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0));
     crate::sys::send_to(raw.as_raw_fd(), &[8, 0, 0xf7, 0xff, 0, 0, 0, 0], &to, 0).unwrap();
     // All protocols, in the network's byte order.
     let all = RawProtocol::new(u32::from(3_u16.to_be())).unwrap();
