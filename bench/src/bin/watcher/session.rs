@@ -64,8 +64,10 @@ impl Sink for Counted {
                 Err(error) => Err(error),
             };
             if let Err(error) = &written {
-                eprintln!("ERROR: events are not durable: {error}");
-                self.failed.fetch_add(count, Ordering::Relaxed);
+                // Once: of every batch it would be more than whoever started us reads.
+                if self.failed.fetch_add(count, Ordering::Relaxed) == 0 {
+                    eprintln!("ERROR: events are not durable: {error}");
+                }
             }
             written.is_ok()
         })

@@ -278,7 +278,9 @@ fn bpftrace(dir: &Path, pid: u32) -> Result<Program> {
         tracepoint:syscalls:sys_enter_openat /pid == {pid}/ {{ printf("%d open %s %d\n", pid, str(args->filename), args->flags); }}
         tracepoint:syscalls:sys_enter_connect /pid == {pid}/ {{ printf("%d connect %d %r\n", pid, args->fd, buf(args->uservaddr, 16)); }}"#
     );
-    let tracer = command("bpftrace", ["-e", &script]);
+    // It finds tracepoints in tracefs, which not every machine has mounted.
+    let mut tracer = command("unshare", ["-m", "sh", "-c", WITH_TRACEFS, "sh"]);
+    tracer.args(["bpftrace", "-e", &script]);
     let log = dir.join("bpftrace.log");
     let mut program = Program::start("bpftrace", CORE, &tracer, log.clone())?;
     program.wait_until("start", || {
@@ -286,6 +288,8 @@ fn bpftrace(dir: &Path, pid: u32) -> Result<Program> {
     })?;
     Ok(program)
 }
+
+const WITH_TRACEFS: &str = "mount -t tracefs tracefs /sys/kernel/tracing && exec \"$@\"";
 
 /// It says `Lost 7 events` from time to time.
 fn lost_by_bpftrace(program: &Program) -> Result<f64> {

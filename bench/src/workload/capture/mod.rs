@@ -117,9 +117,9 @@ impl Site {
             fs::remove_dir_all(&spool).ok();
             figures(&said?)
         };
-        let seconds = self.effort.choose("60", "10");
-        let sustained = rate("50000", seconds, "1", false)?;
-        let durable = rate("50000", seconds, "1", true)?;
+        let sustained = rate("50000", self.effort.choose("60", "10"), "1", false)?;
+        // In a minute the spool would be full: nobody takes them.
+        let durable = rate("50000", self.effort.choose("50", "10"), "1", true)?;
         let burst = rate("200000", "1", "2", false)?;
         let mut silent = 0.0;
         for figures in [&sustained, &durable, &burst] {
