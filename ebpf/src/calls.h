@@ -281,8 +281,11 @@ static __noinline int tell_passed(struct teller *teller, __s32 fd, void *from, _
 	/* What was bound is known better than what was asked for: the port. */
 	if (op != NET_BIND || (family != AF_INET && family != AF_INET6))
 		copy_address(talk, family, rest, op == NET_BIND);
-	if (family == AF_UNIX)
+	if (family == AF_UNIX) {
 		talk->net.peer = BPF_CORE_READ(sk, sk_peer_pid, numbers[0].nr);
+		if (op == NET_CONNECT && !result)
+			copy_bound(talk, BPF_CORE_READ((struct unix_sock *)sk, peer));
+	}
 	__u64 more = family == AF_UNIX ? digest_of_name(talk) : 0;
 	if (op == NET_BIND || !is_folded_talk(teller, &talk->net, more))
 		send_talk(teller, talk);

@@ -221,16 +221,8 @@ static __noinline int tell_socket(struct sock *sk, struct sock *other, __u32 op)
 	struct talk *talk = begin_talk(&teller, place, op, PROV_LSM);
 	copy_ends(&talk->net, sk);
 	if (other) {
-		struct unix_sock *peer = (struct unix_sock *)other;
-		struct unix_address *address = BPF_CORE_READ(peer, addr);
 		talk->net.peer = BPF_CORE_READ(other, sk_peer_pid, numbers[0].nr);
-		__u32 length = BPF_CORE_READ(address, len) - 2;
-		if (length <= sizeof(talk->name)) {
-			talk->net.name_len = length;
-			/* After the family. */
-			bpf_probe_read_kernel(talk->name, length,
-					      (void *)address + bpf_core_field_offset(struct unix_address, name) + 2);
-		}
+		copy_bound(talk, other);
 	}
 	if (!other || !is_folded_talk(&teller, &talk->net, (__u64)other))
 		answer = send_talk(&teller, talk);

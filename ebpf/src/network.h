@@ -142,6 +142,21 @@ static __always_inline __u64 digest_of_name(struct talk *talk)
 	return digest;
 }
 
+/* The name by which the other end of a local socket was bound, in place of the one that was passed: that can be relative, or
+ * a link. */
+static __always_inline void copy_bound(struct talk *talk, struct sock *other)
+{
+	struct unix_address *address = BPF_CORE_READ((struct unix_sock *)other, addr);
+	__u32 length = BPF_CORE_READ(address, len) - sizeof(__u16);
+
+	if (!address || length > sizeof(talk->name))
+		return;
+	__builtin_memset(talk->name, 0, NAME_BYTES);
+	talk->net.name_len = length;
+	bpf_probe_read_kernel(talk->name, length,
+			      (void *)address + bpf_core_field_offset(struct unix_address, name) + sizeof(__u16));
+}
+
 #define FOLD_TALK 0x2000
 
 /* Datagrams and connections of datagram sockets: told once for each end. */

@@ -320,12 +320,19 @@ fn answer(progress: Progress) -> UploadResponse {
     UploadResponse { stored_bytes: progress.stored_bytes, complete: progress.complete }
 }
 
-/// Bounded, because each becomes a part of a query.
+/// Those that there are, and not too many: each becomes a part of a query.
 fn names(types: Vec<String>) -> Result<Vec<String>, Fault> {
-    if types.len() > proto::event::NAMES.len() {
+    let known = proto::event::NAMES;
+    if types.len() > known.len() {
         return Err(Fault::Invalid("more types of events than there are".into()));
     }
-    Ok(types)
+    match types.iter().find(|name| !known.contains(&name.as_str())) {
+        Some(name) => Err(Fault::Invalid(format!(
+            "no event is of type {name:?}; there are {}",
+            known.join(", ")
+        ))),
+        None => Ok(types),
+    }
 }
 
 const SEARCH_DEFAULT: usize = 100;

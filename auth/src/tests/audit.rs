@@ -97,6 +97,8 @@ async fn an_event_is_stored_once_and_found() {
     assert!(found(later).await.is_empty());
     let before = SearchRequest { until: cluster.now() * 1000 - 1, ..starts };
     assert!(found(before).await.is_empty());
+    let unknown = SearchRequest { types: vec!["session.comand".into()], ..Default::default() };
+    refused(client.search(unknown).await, Code::InvalidArgument);
     let log = cluster.dir.path().join("auth/log/events.log");
     let text = std::fs::read_to_string(log).unwrap();
     assert_eq!(text.lines().filter(|line| line.contains("session.start")).count(), 3);

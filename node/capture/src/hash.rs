@@ -17,6 +17,7 @@ use tokio::time::timeout;
 
 use crate::clock::Started;
 use crate::lock;
+use crate::mounts::Mount;
 
 /// A file as it was: device, inode, size, times of change in seconds and nanoseconds.
 type Version = (u64, u64, u64, i64, i64, i64, i64);
@@ -81,11 +82,8 @@ struct Mounts(HashMap<String, (String, String)>);
 impl Mounts {
     fn look() -> Self {
         let text = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        // `36 35 98:0 /root /point rw - ext4 /dev/root rw`.
-        let of_line = |line: &str| {
-            let mut words = line.split(' ');
-            let (id, dev) = (words.next()?, words.nth(1)?);
-            let kind = line.split_once(" - ")?.1.split(' ').next()?;
+        let of_line = |line| {
+            let Mount { id, dev, kind, .. } = Mount::of_line(line)?;
             Some((id.to_owned(), (dev.to_owned(), kind.to_owned())))
         };
         Self(text.lines().filter_map(of_line).collect())

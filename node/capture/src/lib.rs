@@ -3,6 +3,7 @@
 //!
 //! - [`clock`]: when it happened
 //! - [`hash`]: SHA-256 of programs
+//! - [`mounts`]: what is mounted where
 //! - [`object`]: loads the programs, and says which the kernel takes
 //! - [`pins`]: what stays while no node runs
 //! - [`reader`]: the rings, in the order of time
@@ -23,6 +24,7 @@ mod clock;
 mod hash;
 mod live;
 mod loss;
+mod mounts;
 mod object;
 mod pins;
 mod reader;

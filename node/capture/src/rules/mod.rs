@@ -8,7 +8,7 @@
 //! - [`tables`]: the maps' types
 
 pub mod compile;
-mod contain;
+pub(crate) mod contain;
 pub(crate) mod enforcer;
 pub mod model;
 mod tables;

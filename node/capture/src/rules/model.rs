@@ -123,7 +123,7 @@ impl Ruleset {
             all.connect.push((rule, address.clone()));
         }
         if rules.contain {
-            for path in contain::WRITES {
+            for (path, _) in contain::WRITES {
                 let rule = all.named(format!("contain: {path}"));
                 all.write.extend(both(rule, path, leads));
             }

@@ -3,6 +3,8 @@
 
 use proto::event::{self, Body as Event, SessionDisk, SessionNetwork};
 
+use crate::rules::contain::WRITES;
+
 /// Sockets whose owners start programs for others, by the beginning or the end of their paths.
 const SOCKETS: &[(&str, Match, &str)] = &[
     ("systemd", Match::End, "/systemd/private"),
@@ -16,26 +18,12 @@ const SOCKETS: &[(&str, Match, &str)] = &[
     ("container", Match::End, "/lxd/unix.socket"),
 ];
 
-/// Files that services read and act upon.
+/// Files that services read and act upon, whoever's: beside those that containment guards ([`WRITES`]).
 const FILES: &[(&str, Match, &str)] = &[
-    ("cron", Match::Begin, "/etc/cron"),
-    ("cron", Match::Begin, "/etc/anacrontab"),
-    ("cron", Match::Begin, "/var/spool/cron/crontabs/"),
-    ("at", Match::Begin, "/var/spool/cron/atjobs/"),
-    ("at", Match::Begin, "/var/spool/at/"),
-    ("systemd", Match::Begin, "/etc/systemd/"),
-    ("systemd", Match::Begin, "/run/systemd/system/"),
-    ("systemd", Match::Begin, "/run/systemd/transient/"),
-    ("systemd", Match::Begin, "/lib/systemd/"),
-    ("systemd", Match::Begin, "/usr/lib/systemd/"),
     ("ssh", Match::End, "/.ssh/authorized_keys"),
-    ("pam", Match::Begin, "/etc/pam.d/"),
-    ("pam", Match::Begin, "/lib/security/"),
-    ("preload", Match::Begin, "/etc/ld.so.preload"),
-    ("helper", Match::Begin, "/proc/sys/kernel/core_pattern"),
-    ("helper", Match::Begin, "/proc/sys/kernel/modprobe"),
+    ("ssh", Match::End, "/.ssh/rc"),
+    ("systemd", Match::Within, "/.config/systemd/user/"),
     ("helper", Match::End, "/release_agent"),
-    ("helper", Match::Begin, "/etc/udev/rules.d/"),
 ];
 
 /// What changes a file, or makes one.
@@ -44,15 +32,26 @@ const CHANGES: [&str; 6] = ["create", "write", "rename", "link", "symlink", "mkn
 #[derive(Debug, Clone, Copy)]
 enum Match {
     Begin,
+    Within,
     End,
 }
 
 fn broker(list: &[(&'static str, Match, &str)], path: &str) -> Option<&'static str> {
     let fits = |(_, how, part): &&(&str, Match, &str)| match how {
         Match::Begin => path.starts_with(part),
+        Match::Within => path.contains(part),
         Match::End => path.ends_with(part),
     };
     list.iter().find(fits).map(|(via, _, _)| *via)
+}
+
+/// Who acts upon a file.
+fn reader(path: &str) -> Option<&'static str> {
+    let is_meant = |(of, via): &&(&str, &str)| {
+        !via.is_empty() && if of.ends_with('/') { path.starts_with(of) } else { path == *of }
+    };
+    let found = WRITES.iter().filter(is_meant).max_by_key(|(of, _)| of.len());
+    found.map(|(_, via)| *via).or_else(|| broker(FILES, path))
 }
 
 /// A connection to a service that starts programs, or to this machine's own sshd.
@@ -100,7 +99,7 @@ pub(super) fn by_file(disk: &SessionDisk) -> Option<Event> {
         return None;
     }
     let paths = [&disk.path, &disk.target_path];
-    let (path, via) = paths.into_iter().find_map(|path| Some((path, broker(FILES, path)?)))?;
+    let (path, via) = paths.into_iter().find_map(|path| Some((path, reader(path)?)))?;
     let delegation = event::SessionDelegation {
         session: disk.session.clone(),
         pid: disk.pid,

@@ -3,7 +3,8 @@
 use ebpf_abi::{File, Header, file, flag, prov as provenance};
 use proto::event::{self, Body as Event};
 
-use super::{Context, delegation, file_identity, mounts, other, prov, text};
+use super::{Context, delegation, file_identity, other, prov, text};
+use crate::mounts;
 
 /// The event of a record, and what it hands to others.
 pub(super) fn events(

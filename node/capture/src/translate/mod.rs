@@ -3,7 +3,6 @@
 //! - `command`: programs
 //! - `disk`: files
 //! - `dns`: questions for names
-//! - `mounts`: where file systems are mounted
 //! - `network`: connections
 //! - `other`: rights, the kernel, other processes
 //! - `denial`: what a rule is about
@@ -14,7 +13,6 @@ mod delegation;
 mod denial;
 mod disk;
 mod dns;
-mod mounts;
 mod network;
 mod other;
 
@@ -216,7 +214,7 @@ fn comm(bytes: &[u8]) -> String {
 
 /// Text from which the bytes can be had again: each byte that is no UTF-8 becomes U+FFFD and two hexadecimal digits, and so do
 /// the three of a U+FFFD that was there before.
-fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     if let Ok(text) = std::str::from_utf8(bytes)
         && !text.contains(char::REPLACEMENT_CHARACTER)
     {

@@ -75,7 +75,10 @@ fn do_services(deed: &Deed, part: &str) {
             deed.tell("started", run_true(job.trim_end().as_ref()));
         }
         _ => {
-            drop(UnixStream::connect(SYSTEMD).unwrap());
+            // By another name: what counts is whose socket it is.
+            let link = deed.path("link");
+            std::os::unix::fs::symlink(SYSTEMD, &link).unwrap();
+            drop(UnixStream::connect(link).unwrap());
             drop(TcpStream::connect("127.0.0.1:22").unwrap());
             fs::write(AT, "#!/bin/sh\n").unwrap();
             let job = deed.program("job");

@@ -1,11 +1,35 @@
-//! Where file systems are mounted, for paths that the kernel programs know only within theirs.
+//! What is mounted where, by proc_pid_mountinfo(5): for paths that the kernel programs know only within their file system, and
+//! for what kind of file system a file is on.
 
 use std::fs;
 
-use super::text;
+use crate::translate::text;
+
+/// A line of it.
+pub(crate) struct Mount<'a> {
+    /// The number of the mount.
+    pub(crate) id: &'a str,
+    /// `major:minor`.
+    pub(crate) dev: &'a str,
+    /// What of the file system is mounted, and where; blanks and the like escaped.
+    root: &'a str,
+    at: &'a str,
+    /// The type of file system.
+    pub(crate) kind: &'a str,
+}
+
+impl<'a> Mount<'a> {
+    /// `36 35 98:0 /root /point rw - ext4 /dev/root rw`; before the dash may be more.
+    pub(crate) fn of_line(line: &'a str) -> Option<Self> {
+        let (mount, source) = line.split_once(" - ")?;
+        let mut words = mount.split(' ');
+        let (id, dev, root) = (words.next()?, words.nth(1)?, words.next()?);
+        Some(Self { id, dev, root, at: words.next()?, kind: source.split(' ').next()? })
+    }
+}
 
 /// A path within the file system of a device, as the process sees it, or we; nothing where it is mounted nowhere.
-pub(super) fn resolve(pid: u32, dev: u64, path: &str) -> Option<String> {
+pub(crate) fn resolve(pid: u32, dev: u64, path: &str) -> Option<String> {
     let of = |table: String| {
         // Somebody may have mounted something where the name is no text.
         let table = text(&fs::read(table).ok()?);
@@ -15,18 +39,15 @@ pub(super) fn resolve(pid: u32, dev: u64, path: &str) -> Option<String> {
     of(format!("/proc/{pid}/mountinfo")).or_else(|| of("/proc/self/mountinfo".to_owned()))
 }
 
-/// Of proc_pid_mountinfo(5): the device is the third word, what of the file system is mounted the fourth, where the fifth.
 fn find(table: &str, dev: u64, path: &str) -> Option<String> {
     let device = format!("{}:{}", dev >> 20, dev & 0xf_ffff);
     // What was mounted last hides the others.
-    table.lines().rev().find_map(|line| {
-        let mut words = line.split(' ').skip(2);
-        let (found, root, at) = (words.next()?, words.next()?, words.next()?);
-        let rest = path.strip_prefix(root.trim_end_matches('/'))?;
-        if found != device || !(rest.is_empty() || rest.starts_with('/')) {
+    table.lines().rev().filter_map(Mount::of_line).find_map(|mount| {
+        let rest = path.strip_prefix(mount.root.trim_end_matches('/'))?;
+        if mount.dev != device || !(rest.is_empty() || rest.starts_with('/')) {
             return None;
         }
-        Some(format!("{}{rest}", unescape(at).trim_end_matches('/')))
+        Some(format!("{}{rest}", unescape(mount.at).trim_end_matches('/')))
     })
 }
 
