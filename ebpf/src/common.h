@@ -301,12 +301,41 @@ static __always_inline int tell_by(struct teller *teller, struct mark *mark)
 	return teller->session != 0;
 }
 
+/* A thread of a process that became a session's when it had threads already: only the first has a mark, until now. */
+static __noinline struct mark *mark_by_leader(struct task_struct *task)
+{
+	struct mark *mark = mark_of(task->group_leader);
+
+	if (!mark)
+		return 0;
+	__u64 number = mark->session;
+	struct session *session = bpf_map_lookup_elem(&sessions, &number);
+	struct mark same = *mark;
+	int failed = mark_task(task, &same);
+	if (session)
+		__sync_fetch_and_add(failed ? &session->unmarked : &session->tasks, 1);
+	return mark;
+}
+
+static __always_inline struct mark *mark_of_current(struct task_struct *task)
+{
+	struct mark *mark = mark_of(task);
+
+	return mark || task->pid == task->tgid ? mark : mark_by_leader(task);
+}
+
 /* The session whose task runs; false outside sessions, and before the first program of one. */
+static __always_inline int tell_as(struct teller *teller, struct task_struct *task, struct mark *mark)
+{
+	teller->task = task;
+	return mark && (mark->begun || has_begun(task, mark)) && tell_by(teller, mark);
+}
+
 static __always_inline int tell(struct teller *teller)
 {
-	teller->task = bpf_get_current_task_btf();
-	struct mark *mark = mark_of(teller->task);
-	return mark && (mark->begun || has_begun(teller->task, mark)) && tell_by(teller, mark);
+	struct task_struct *task = bpf_get_current_task_btf();
+
+	return tell_as(teller, task, mark_of_current(task));
 }
 
 /* The same where its records of a class are wanted. */
@@ -413,6 +442,17 @@ static __always_inline int send(struct session *session, int class, struct heade
 		return lose(session, tally, &tally->lost_ring, header->sequence);
 	__sync_fetch_and_add(&tally->bytes, length);
 	return 0;
+}
+
+/* Whether the longest record of a program would be taken. */
+static __always_inline int has_room(struct session *session, __u64 number)
+{
+	struct credit *credit = bpf_map_lookup_elem(&credits, &number);
+	__u64 done = credit ? credit->bytes[CLASS_CONTROL] : 0;
+	__u64 most = PLACE_BYTES + ARGV_BYTES_MAX + ARGV_BYTES_MAX / 8;
+
+	return session->tallies[CLASS_CONTROL].bytes + most <= done + budgets[CLASS_CONTROL] &&
+	       bpf_ringbuf_query(&control, BPF_RB_AVAIL_DATA) + most <= RING_BYTES_CONTROL;
 }
 
 /* Random; set before the programs are loaded. */

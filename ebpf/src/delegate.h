@@ -1,9 +1,10 @@
 /* Programs that a session wrote and somebody else executes: done for that session. Who has no session gets that one's
- * mark; who has one keeps it, and both are told of. */
+ * mark, but for the node and the first process; who has one keeps it, and both are told of. */
 #ifndef POSTERN_DELEGATE_H
 #define POSTERN_DELEGATE_H
 
 #include "file.h"
+#include "rules.h"
 
 struct delegation {
 	struct header header;
@@ -21,14 +22,15 @@ static __noinline int delegate(struct task_struct *task, struct vfsmount *mnt, s
 	/* Its own, or that of one that is forgotten. */
 	if (!session || (mark && mark->session == writer))
 		return 0;
-	if (!mark) {
+	if (!mark && task->tgid != 1 && !is_agent(task)) {
 		struct mark made = {
 			.session = writer,
 			.begun = 1,
 			.classes = session->classes,
 			.strict = session->strict,
 		};
-		__sync_fetch_and_add(mark_task(task, &made) ? &session->unmarked : &session->tasks, 1);
+		/* For all threads: a library is loaded by one of them. */
+		__sync_fetch_and_add(mark_task(task->group_leader, &made) ? &session->unmarked : &session->tasks, 1);
 	}
 	struct place *place = take_place(&number);
 	if (!place)

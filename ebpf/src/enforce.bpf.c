@@ -124,8 +124,10 @@ int BPF_PROG(enforce_bprm_check_security__sha256, struct linux_binprm *bprm)
 	struct ruled ruled;
 	struct plain plain = {};
 	struct rules_hash key = {};
+	struct task_struct *task = bpf_get_current_task_btf();
 
-	if (!is_ruled(&ruled) || !(ruled.rules->has & HAS_HASH))
+	/* A program that sleeps may not look at the task's leader; the one before this has. */
+	if (!is_ruled_as(&ruled, task, mark_of(task)) || !(ruled.rules->has & HAS_HASH))
 		return 0;
 	/* 64 bytes: the longest digest there is. */
 	__u8 digest[64] = {};
@@ -157,6 +159,15 @@ int BPF_PROG(enforce_mmap_file, struct file *file, unsigned long reqprot, unsign
 	 * would leave a comparison out: so it is compared as a number. */
 	bpf_probe_read_kernel(&there, sizeof(there), &ctx[0]);
 	return there ? judge_exec(DEED_MAP_EXEC, (struct file *)there) : 0;
+}
+
+/* What was mapped to be read. */
+SEC("lsm/file_mprotect")
+int BPF_PROG(enforce_file_mprotect, struct vm_area_struct *vma, unsigned long reqprot, unsigned long prot)
+{
+	struct file *file = vma->vm_file;
+
+	return prot & PROT_EXEC && file ? judge_exec(DEED_MAP_EXEC, file) : 0;
 }
 
 /* The name of /proc/PID/loginuid; only the first bytes of it are compared. */
@@ -399,6 +410,40 @@ int BPF_PROG(enforce_task_kill, struct task_struct *target, void *info, int sign
 	if (!signal || !is_agent(target))
 		return 0;
 	return judge_contained(CONTAIN_SIGNAL, DEED_SIGNAL, signal, target->tgid);
+}
+
+/* Input and output that is to be told by a signal is told by whoever runs: the node has never asked for it. */
+SEC("lsm/file_send_sigiotask")
+int BPF_PROG(enforce_file_send_sigiotask, struct task_struct *target, void *owner, int signal)
+{
+	if (!is_agent(target))
+		return 0;
+	judge_contained(CONTAIN_SIGNAL, DEED_SIGNAL, signal, target->tgid);
+	return -EPERM;
+}
+
+/* What else slows or ends a process. */
+static __always_inline int judge_agent(struct task_struct *target)
+{
+	return is_agent(target) ? judge_contained(CONTAIN_SIGNAL, DEED_SIGNAL, 0, target->tgid) : 0;
+}
+
+SEC("lsm/task_setrlimit")
+int BPF_PROG(enforce_task_setrlimit, struct task_struct *target)
+{
+	return judge_agent(target);
+}
+
+SEC("lsm/task_setscheduler")
+int BPF_PROG(enforce_task_setscheduler, struct task_struct *target)
+{
+	return judge_agent(target);
+}
+
+SEC("lsm/task_setnice")
+int BPF_PROG(enforce_task_setnice, struct task_struct *target)
+{
+	return judge_agent(target);
 }
 
 SEC("lsm/sb_mount")

@@ -217,6 +217,19 @@ int BPF_PROG(inode_removexattr, void *idmap, struct dentry *dentry, const char *
 	return tell_path(FILE_REMOVEXATTR, 0, dentry, 0, 0, 0, 0, name);
 }
 
+/* Access lists, which are attributes as well, but from Linux 6.2 on not for the kernel. */
+SEC("lsm/inode_set_acl")
+int BPF_PROG(inode_set_acl, void *idmap, struct dentry *dentry, const char *name)
+{
+	return tell_path(FILE_SETXATTR, 0, dentry, 0, 0, 0, 0, name);
+}
+
+SEC("lsm/inode_remove_acl")
+int BPF_PROG(inode_remove_acl, void *idmap, struct dentry *dentry, const char *name)
+{
+	return tell_path(FILE_REMOVEXATTR, 0, dentry, 0, 0, 0, 0, name);
+}
+
 SEC("lsm/sb_mount")
 int BPF_PROG(sb_mount, const char *dev_name, const struct path *path, const char *type, unsigned long flags, void *data,
 	     int ret)

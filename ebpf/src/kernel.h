@@ -114,8 +114,11 @@ struct cred {
 	kuid_t uid;
 	kgid_t gid;
 	kuid_t suid;
+	kgid_t sgid;
 	kuid_t euid;
 	kgid_t egid;
+	kuid_t fsuid;
+	kgid_t fsgid;
 	kernel_cap_t cap_effective;
 	struct group_info *group_info;
 };

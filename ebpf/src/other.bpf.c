@@ -1,14 +1,21 @@
 /* Rights, the kernel itself and other processes, before it happens (Tier A). */
 #include "other.h"
 
+/* What it is for: setfsuid(2) and setfsgid(2), which are called only to change it. */
+#define LSM_SETID_FS 8
+
 SEC("lsm/task_fix_setuid")
 int BPF_PROG(task_fix_setuid, struct cred *new, const struct cred *old, int flags, int ret)
 {
 	struct teller teller;
 	__u64 before = ids(old->uid.val, old->euid.val), after = ids(new->uid.val, new->euid.val);
 
-	if (ret || before == after || !tell_of(&teller, CLASS_CONTROL))
+	if (ret || !tell_of(&teller, CLASS_CONTROL))
 		return ret;
+	if (flags == LSM_SETID_FS)
+		return tell_rights(&teller, RIGHTS_SETFSUID, old->fsuid.val, new->fsuid.val, PROV_LSM, 0);
+	if (before == after && old->suid.val == new->suid.val)
+		return 0;
 	return tell_rights(&teller, RIGHTS_SETUID, before, after, PROV_LSM, 0);
 }
 
@@ -18,8 +25,12 @@ int BPF_PROG(task_fix_setgid, struct cred *new, const struct cred *old, int flag
 	struct teller teller;
 	__u64 before = ids(old->gid.val, old->egid.val), after = ids(new->gid.val, new->egid.val);
 
-	if (ret || before == after || !tell_of(&teller, CLASS_CONTROL))
+	if (ret || !tell_of(&teller, CLASS_CONTROL))
 		return ret;
+	if (flags == LSM_SETID_FS)
+		return tell_rights(&teller, RIGHTS_SETFSGID, old->fsgid.val, new->fsgid.val, PROV_LSM, 0);
+	if (before == after && old->sgid.val == new->sgid.val)
+		return 0;
 	return tell_rights(&teller, RIGHTS_SETGID, before, after, PROV_LSM, 0);
 }
 
@@ -188,9 +199,12 @@ static __always_inline void adopt(struct teller *teller, struct task_struct *oth
 		.strict = teller->session->strict,
 	};
 
-	if (is_agent(other) || other->tgid == 1 || mark_of(other))
+	/* For all threads, whichever was taken hold of. */
+	struct task_struct *leader = other->group_leader;
+
+	if (is_agent(other) || other->tgid == 1 || mark_of(leader))
 		return;
-	if (bpf_task_storage_get(&marks, other, &mark, BPF_LOCAL_STORAGE_GET_F_CREATE))
+	if (bpf_task_storage_get(&marks, leader, &mark, BPF_LOCAL_STORAGE_GET_F_CREATE))
 		__sync_fetch_and_add(&teller->session->tasks, 1);
 }
 

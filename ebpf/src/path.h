@@ -99,9 +99,11 @@ static long walk_step(__u32 step, void *context)
 		return 1;
 	read_entry(&entry, walked->entry, dentry);
 	struct dentry *parent = entry.parent;
-	/* The root of a file system, of which the mount is not known. */
-	if (dentry == parent && walk->at != WALK_BYTES - 1)
+	/* The root of a file system: where the mount is not known. Else the file is not below what is mounted. */
+	if (dentry == parent && walk->at != WALK_BYTES - 1) {
+		walk->cut = mount != 0;
 		return 1;
+	}
 	__u32 length = entry.length;
 	if (walk->at < length + 1) {
 		walk->cut = 1;
@@ -113,6 +115,9 @@ static long walk_step(__u32 step, void *context)
 	if (dentry != parent) {
 		at--;
 		walked->bytes[at & WALK_MASK] = '/';
+	} else if (mount && walked->bytes[at & WALK_MASK] == '/') {
+		/* Opened by its number, before anybody has looked for its folder. */
+		walk->cut = 1;
 	}
 	walk->at = at;
 	walk->dentry = parent;

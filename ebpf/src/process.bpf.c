@@ -9,7 +9,7 @@
 SEC("lsm/task_alloc")
 int BPF_PROG(task_alloc, struct task_struct *child, unsigned long clone_flags, int ret)
 {
-	struct mark *mark = ret ? 0 : mark_of(bpf_get_current_task_btf()), *made = 0;
+	struct mark *mark = ret ? 0 : mark_of_current(bpf_get_current_task_btf()), *made = 0;
 
 	if (!mark)
 		return ret;
@@ -23,7 +23,7 @@ int BPF_PROG(task_alloc, struct task_struct *child, unsigned long clone_flags, i
 /* What a new task inherits; a second time, where it has a number. */
 static __always_inline int inherit(struct task_struct *child)
 {
-	struct mark *mark = mark_of(bpf_get_current_task_btf());
+	struct mark *mark = mark_of_current(bpf_get_current_task_btf());
 
 	if (!mark)
 		return 0;

@@ -82,6 +82,8 @@
 #define RIGHTS_CAPSET 4
 #define RIGHTS_USERNS 5
 #define RIGHTS_NAMESPACE 6
+#define RIGHTS_SETFSUID 7
+#define RIGHTS_SETFSGID 8
 #define KERNEL_MODULE 1
 #define KERNEL_BPF 2
 #define KERNEL_KEXEC 3
@@ -464,22 +466,16 @@ struct session {
 	__u32 classes;
 	/* Not 0: what cannot be told must not happen. */
 	__u32 strict;
-	/* The rules that hold for it; 0 for none. */
-	__u32 policy;
-	/* Nothing. */
-	__u32 reserved;
 	/* By class. */
 	struct tally tallies[3];
 };
-_Static_assert(sizeof(struct session) == 184, "session");
+_Static_assert(sizeof(struct session) == 176, "session");
 _Static_assert(__builtin_offsetof(struct session, tasks) == 0, "session");
 _Static_assert(__builtin_offsetof(struct session, unmarked) == 8, "session");
 _Static_assert(__builtin_offsetof(struct session, folded) == 16, "session");
 _Static_assert(__builtin_offsetof(struct session, classes) == 24, "session");
 _Static_assert(__builtin_offsetof(struct session, strict) == 28, "session");
-_Static_assert(__builtin_offsetof(struct session, policy) == 32, "session");
-_Static_assert(__builtin_offsetof(struct session, reserved) == 36, "session");
-_Static_assert(__builtin_offsetof(struct session, tallies) == 40, "session");
+_Static_assert(__builtin_offsetof(struct session, tallies) == 32, "session");
 
 /* What of a session's records the node has done with; by class. */
 struct credit {

@@ -88,11 +88,8 @@ static __always_inline int is_agent(struct task_struct *task)
 }
 
 /* False for every task that no rule is about: outside sessions, of a session without rules, the first process, the node's. */
-static __always_inline int is_ruled(struct ruled *ruled)
+static __always_inline int is_ruled_as(struct ruled *ruled, struct task_struct *task, struct mark *mark)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
-	struct mark *mark = mark_of(task);
-
 	if (!mark)
 		return 0;
 	ruled->session = mark->session;
@@ -104,6 +101,13 @@ static __always_inline int is_ruled(struct ruled *ruled)
 		return 0;
 	ruled->rules = bpf_map_lookup_elem(&rules_policies, &ruled->policy);
 	return ruled->rules != 0;
+}
+
+static __always_inline int is_ruled(struct ruled *ruled)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+
+	return is_ruled_as(ruled, task, mark_of_current(task));
 }
 
 /* The rule that a path comes under in a space, or 0. The path is in a place of a CPU, whose number is given. */
@@ -200,7 +204,9 @@ static __always_inline int deny(struct ruled *ruled, struct header *header, stru
 	struct teller teller;
 	int result = do_as_rule_says(ruled->rules), failed = 0;
 
-	if (!tell(&teller))
+	struct task_struct *task = bpf_get_current_task_btf();
+	/* Who is ruled has a mark by now. */
+	if (!tell_as(&teller, task, mark_of(task)))
 		return result;
 	/* What is executed becomes code, too. */
 	__u32 deed = denial->deed == DEED_MAP_EXEC ? DEED_EXEC : denial->deed;

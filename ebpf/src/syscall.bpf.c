@@ -197,6 +197,11 @@ static __noinline int tell_of_process(struct teller *teller, struct arguments *a
 	case __NR_setregid:
 	case __NR_setresgid:
 		return tell_of_rights(teller, RIGHTS_SETGID, ids(cred->gid.val, cred->egid.val), result);
+	case __NR_setfsuid:
+		/* The answer is what it was. */
+		return cred->fsuid.val == result ? 0 : tell_of_rights(teller, RIGHTS_SETFSUID, cred->fsuid.val, 0);
+	case __NR_setfsgid:
+		return cred->fsgid.val == result ? 0 : tell_of_rights(teller, RIGHTS_SETFSGID, cred->fsgid.val, 0);
 	case __NR_setgroups:
 		return tell_of_rights(teller, RIGHTS_SETGROUPS, first, result);
 	case __NR_capset:
@@ -273,7 +278,8 @@ SEC("tp_btf/sys_exit")
 int BPF_PROG(sys_exit, struct pt_regs *regs, long result)
 {
 	struct teller teller;
-	__u64 call = regs->orig_ax;
+	/* Without the mark of x32 programs. */
+	__u64 call = regs->orig_ax & ~0x40000000ULL;
 	struct task_struct *task = bpf_get_current_task_btf();
 	int is_32bit = task->thread_info.status & TS_COMPAT;
 

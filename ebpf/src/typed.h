@@ -188,24 +188,30 @@ static __noinline int tell_typed(struct teller *teller, struct typed_deed *deed)
 	return 0;
 }
 
+#define EXEC_BYTES (__u32)(sizeof(struct header) + sizeof(struct exec))
 /* A program was not to be executed. */
 static __noinline int tell_not_executed(struct teller *teller, struct typed *path, long result)
 {
+	struct typed_deed deed = { .result = result };
 	__u32 number = 0;
+	__u64 times;
 	struct place *place = take_place(&number);
 
 	if (!place)
 		return lose_one(teller->session, CLASS_CONTROL);
 	struct header *header = (struct header *)place->bytes;
 	struct exec *exec = (struct exec *)(header + 1);
-	begin(teller, header, CLASS_CONTROL, KIND_EXEC, PROV_SYSCALL);
+	begin_at(header, teller->task, teller->number, 0, KIND_EXEC, PROV_SYSCALL);
 	__builtin_memset(exec, 0, sizeof(*exec));
 	exec->result = result;
 	exec->real_uid = teller->task->cred->uid.val;
 	place->cut = 0;
-	exec->path_len = put_typed(teller->task, place, number, sizeof(*header) + sizeof(*exec), path) & PUT_MASK;
+	exec->path_len = put_typed(teller->task, place, number, EXEC_BYTES, path) & PUT_MASK;
 	exec->flags = place->cut * FLAG_PATH_CUT;
-	send(teller->session, CLASS_CONTROL, header, sizeof(*header) + sizeof(*exec) + exec->path_len);
+	if (!is_folded_failure(teller, &deed, number, EXEC_BYTES << 16 | exec->path_len, &times)) {
+		header->sequence = __sync_fetch_and_add(&teller->session->tallies[CLASS_CONTROL].records, 1);
+		send(teller->session, CLASS_CONTROL, header, EXEC_BYTES + exec->path_len);
+	}
 	leave_place(place);
 	return 0;
 }

@@ -237,10 +237,6 @@ layouts! {
         classes: u32,
         /// Not 0: what cannot be told must not happen.
         strict: u32,
-        /// The rules that hold for it; 0 for none.
-        policy: u32,
-        /// Nothing.
-        reserved: u32,
         /// By class.
         tallies: [Tally; 3],
     }

@@ -130,6 +130,9 @@ numbers! {
         USERNS = 5,
         /// Another namespace was entered or made.
         NAMESPACE = 6,
+        /// As whom files are asked for.
+        SETFSUID = 7,
+        SETFSGID = 8,
     }
 }
 numbers! {

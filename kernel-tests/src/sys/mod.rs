@@ -99,3 +99,37 @@ pub(crate) fn kexec(kernel: &File) -> io::Result<()> {
     };
     checked(done).map(drop)
 }
+
+/// Maps the beginning of a file to be read, and makes code of it then.
+pub(crate) fn map_later(file: &File) -> io::Result<()> {
+    const PAGE: usize = 4096;
+    // SAFETY: a new mapping at a place of the kernel's choice; nothing of it is ever run.
+    unsafe {
+        let at = libc::mmap(
+            std::ptr::null_mut(),
+            PAGE,
+            libc::PROT_READ,
+            libc::MAP_PRIVATE,
+            file.as_raw_fd(),
+            0,
+        );
+        if at == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let done = libc::mprotect(at, PAGE, libc::PROT_READ | libc::PROT_EXEC);
+        let result = if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) };
+        libc::munmap(at, PAGE);
+        result
+    }
+}
+
+/// Has the kernel tell `pid` by SIGIO when there is something to read.
+pub(crate) fn told_by_signal(file: RawFd, pid: i32) -> io::Result<()> {
+    for (what, value) in [(libc::F_SETOWN, pid), (libc::F_SETFL, libc::O_ASYNC)] {
+        // SAFETY: both take a number.
+        if unsafe { libc::fcntl(file, what, value) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}

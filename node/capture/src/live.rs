@@ -1,12 +1,14 @@
 //! The sessions that are watched: whose record it is, what becomes of it, and what the kernel says that it has lost.
 //!
 //! - [`before`]: what a node before us did not tell
+//! - [`blind`]: when the kernel does not ask any more
 //! - [`left`]: those without their first process
 //! - [`programs`]: the programs of a node before us, until no session runs
 //! - [`restore`]: those of a node before us
 //! - [`rules`]: what they must not do, also when that changes
 
 mod before;
+mod blind;
 mod left;
 mod programs;
 mod restore;
@@ -217,6 +219,11 @@ impl Live {
         wanted: Wanted,
     ) -> io::Result<Begun> {
         let unwatched = self.can_keep(&wanted.rules)?;
+        if let Err(error) = self.tell_if_blind(&mut lock(&self.sessions))
+            && (wanted.strict || wanted.rules.enforces())
+        {
+            return Err(crate::unenforced(&format!("the kernel does not ask any more: {error}")));
+        }
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let counts = Counts {
             tasks: 1,
@@ -425,6 +432,8 @@ impl Live {
         }
         if !sessions.is_idle() {
             self.tell_passed_over(&mut sessions);
+            // Of what fails all are told.
+            self.tell_if_blind(&mut sessions).ok();
         }
     }
 

@@ -68,6 +68,8 @@ pub(crate) struct Object {
     passed_over: Vec<ProgramFd>,
     /// How often a program could not find out whose a task is.
     unsure: Map,
+    /// See [`is_asked`].
+    asked: Map,
     /// Where they are: a session may remove a pin, and the program goes on.
     _links: Vec<PinnedLink>,
 }
@@ -240,13 +242,14 @@ impl Object {
         name_ours(&mut ebpf)?;
         let mut take = |name| ebpf.take_map(name).ok_or(LoadError::Missing(name));
         let (maps, rings) = Maps::take(&mut take)?;
-        let unsure = take("unsure")?;
+        let (unsure, asked) = (take("unsure")?, take("asked")?);
         if let Some(pins) = pins {
             remember(pins, programs, &coverage)?;
         }
         let passed_over = may_be_passed_over(&maps)?;
         let (is_behind, _ebpf, _links) = (false, Some(ebpf), links);
-        Ok((Self { coverage, is_behind, passed_over, unsure, _ebpf, _links }, maps, rings))
+        let object = Self { coverage, is_behind, passed_over, unsure, asked, _ebpf, _links };
+        Ok((object, maps, rings))
     }
 
     /// From the pins: the links hold the programs.
@@ -257,13 +260,14 @@ impl Object {
     ) -> Result<(Self, Maps, Rings), LoadError> {
         let mut take = |name: &'static str| Ok(Map::from_map_data(pins.map(name)?)?);
         let (maps, rings) = Maps::take(&mut take)?;
-        let unsure = take("unsure")?;
+        let (unsure, asked) = (take("unsure")?, take("asked")?);
         let done = |refused: Option<Refusal>| refused.map_or(Ok(()), Err);
         let coverage = manifest.coverage.into_iter().map(|(name, refused)| (name, done(refused)));
         let _links = pins.links().map_err(LoadError::Pins)?;
         let passed_over = may_be_passed_over(&maps)?;
-        let coverage = coverage.collect();
-        Ok((Self { coverage, is_behind, passed_over, unsure, _ebpf: None, _links }, maps, rings))
+        let (coverage, _ebpf) = (coverage.collect(), None);
+        let object = Self { coverage, is_behind, passed_over, unsure, asked, _ebpf, _links };
+        Ok((object, maps, rings))
     }
 
     /// How often the kernel did not run a program of ours, all in all, since the same one was preempted on that CPU; or did
@@ -277,6 +281,12 @@ impl Object {
         };
         let unsure = Array::<_, u64>::try_from(&self.unsure).and_then(|count| count.get(&0, 0));
         self.passed_over.iter().filter_map(misses).sum::<u64>() + unsure.unwrap_or_default()
+    }
+
+    /// Whether the kernel still runs our LSM programs. Root can turn off what they hang on, and nothing says so.
+    pub(crate) fn is_asked(&mut self) -> bool {
+        let Ok(mut asked) = Array::<_, u32>::try_from(&mut self.asked) else { return false };
+        asked.set(0, 0, 0).is_ok() && asked.get(&0, 0).is_ok_and(|once| once != 0)
     }
 
     /// Tier A: the kernel asks before things happen.

@@ -122,6 +122,10 @@ impl<'s> Scene<'s> {
         }
     }
 
+    pub(super) fn tier(&self) -> Option<Tier> {
+        self.stage.tier()
+    }
+
     /// A file of the case's.
     pub(super) fn path(&self, name: &str) -> PathBuf {
         folder(self.case.number).join(name)

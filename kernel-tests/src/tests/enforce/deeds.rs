@@ -71,6 +71,9 @@ fn done(line: &str) -> io::Result<()> {
         // Longer than the header of one, or nobody asks.
         ["module"] => tried(rustix::system::init_module(&[0; 256], c"")),
         ["signal", pid] => signal(pid),
+        ["own-signal", pid] => own_signal(pid),
+        ["limit", pid] => limit(pid),
+        ["map-later", path] => crate::sys::map_later(&File::open(path)?),
         ["mount", path] => {
             Ok(mount("none", *path, "tmpfs", MountFlags::empty(), None::<&std::ffi::CStr>)?)
         }
@@ -218,8 +221,26 @@ fn trace(pid: &str) -> io::Result<()> {
     }
 }
 
+/// Has another told by a signal that there is something to read. Whether it comes, who causes it does not see.
+fn own_signal(pid: &str) -> io::Result<()> {
+    let (here, mut there) = UnixStream::pair()?;
+    crate::sys::told_by_signal(here.as_raw_fd(), number(pid)?.as_raw_nonzero().get())?;
+    there.write_all(b"x")
+}
+
+/// The same limit as before.
+fn limit(pid: &str) -> io::Result<()> {
+    use rustix::process::{Resource, Rlimit, prlimit};
+    let pid = Some(number(pid)?);
+    let none = Rlimit { current: Some(0), maximum: None };
+    Ok(prlimit(pid, Resource::Core, none).map(drop)?)
+}
+
+fn number(pid: &str) -> io::Result<Pid> {
+    Ok(pid.parse().ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?)
+}
+
 /// One that does nothing to who does not ask for it.
 fn signal(pid: &str) -> io::Result<()> {
-    let pid = pid.parse().ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
-    Ok(kill_process(pid, Signal::WINCH)?)
+    Ok(kill_process(number(pid)?, Signal::WINCH)?)
 }

@@ -27,6 +27,8 @@ crate::tests![
     rules_change_while_a_session_runs,
     sessions_have_their_own_rules,
     nobody_outside_is_kept_from_anything,
+    nobody_has_the_node_told_by_a_signal,
+    what_is_turned_off_is_turned_on_again,
 ];
 
 /// The stage, where there is one; where not, it is tested that rules are refused.
@@ -172,6 +174,34 @@ fn nobody_outside_is_kept_from_anything() {
     }
     session.end();
     outside.end();
+}
+
+/// Nor the process that is this test's: a signal that it did not ask for would end it.
+fn nobody_has_the_node_told_by_a_signal() {
+    let Some(stage) = stage() else { return };
+    let json = rules(r#"{"contain":true}"#);
+    let set = Ruleset::new(&json, &|_| None);
+    let mut session = Session::begin(stage, &json);
+    assert_eq!(session.ask(&format!("own-signal {}", std::process::id())), "ok");
+    let denied = stage::name_of(&set, ebpf_abi::rules::RULE_CONTAIN | contain::SIGNAL);
+    assert_eq!(session.told(1), [denied]);
+    session.end();
+    let mut outside = Session::outside();
+    assert_eq!(outside.ask(&format!("own-signal {}", std::process::id())), "ok");
+    outside.end();
+}
+
+fn what_is_turned_off_is_turned_on_again() {
+    let Some(stage) = stage() else { return };
+    tables::prepare();
+    let mut session = Session::begin(stage, &rules(r#"{"deny_open_write":["/tmp/w/f"]}"#));
+    assert_eq!(session.ask("open /tmp/w/f"), "denied");
+    fs::write("/proc/sys/kernel/ftrace_enabled", "0").unwrap();
+    assert_eq!(session.ask("open /tmp/w/f"), "ok", "it would prove nothing");
+    let lost = session.lost();
+    assert_eq!((&*lost.class, &*lost.reason), ("program", "tamper"));
+    assert_eq!(session.ask("open /tmp/w/f"), "denied");
+    session.end();
 }
 
 /// What a deed is on a path.

@@ -27,6 +27,7 @@ pub(super) struct Stage {
 #[derive(Debug, Default)]
 struct Told {
     denied: Mutex<Vec<event::SessionDenied>>,
+    lost: Mutex<Vec<event::SessionLoss>>,
     /// One of its own.
     roles: Vec<RoleName>,
 }
@@ -52,11 +53,17 @@ impl Sink for Told {
     }
 
     fn record(&self, happened: Vec<event::Happened>) -> BoxFuture<'_, bool> {
-        let denied = happened.into_iter().filter_map(|happened| match happened.body {
-            event::Body::SessionDenied(denied) => Some(denied),
-            _ => None,
-        });
-        self.denied.lock().unwrap_or_else(PoisonError::into_inner).extend(denied);
+        for happened in happened {
+            match happened.body {
+                event::Body::SessionDenied(denied) => {
+                    self.denied.lock().unwrap_or_else(PoisonError::into_inner).push(denied);
+                }
+                event::Body::SessionLoss(loss) => {
+                    self.lost.lock().unwrap_or_else(PoisonError::into_inner).push(loss);
+                }
+                _ => {}
+            }
+        }
         Box::pin(std::future::ready(true))
     }
 }
@@ -164,6 +171,20 @@ impl Session {
     /// All that was told.
     pub(super) fn denials(&self) -> Vec<event::SessionDenied> {
         self.told.denied.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What was told as lost, as soon as there is something.
+    pub(super) fn lost(&self) -> event::SessionLoss {
+        let until = Instant::now() + TOLD_WITHIN;
+        loop {
+            let lost =
+                self.told.lost.lock().unwrap_or_else(PoisonError::into_inner).first().cloned();
+            if let Some(lost) = lost {
+                return lost;
+            }
+            assert!(Instant::now() < until, "nothing is told as lost");
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// What it was killed by.

@@ -113,6 +113,8 @@ pub(super) const PROGRAMS: Table = (
             &[Deed::Exec(known("/tmp/w/d/script")), Deed::Exec(known("/tmp/w/busybox"))],
         ),
         case("exec /bin/busybox", &[Deed::Exec(known("/bin/busybox"))]),
+        case("map-later /tmp/w/d/mapped", &[Deed::Exec(known("/tmp/w/d/mapped"))]),
+        case("map-later /tmp/w/mapped", &[Deed::Exec(known("/tmp/w/mapped"))]),
     ],
 );
 
@@ -125,6 +127,8 @@ pub(super) const CONTAINED: Table = (
         case("trace 1", &[Deed::Contained(contain::TRACE)]),
         case("trace child", &[]),
         case("signal AGENT", &[Deed::Contained(contain::SIGNAL)]),
+        case("limit AGENT", &[Deed::Contained(contain::SIGNAL)]),
+        case("open /proc/sys/kernel/ftrace_enabled", write!["/proc/sys/kernel/ftrace_enabled"]),
         case("socket /run/docker.sock", &[Deed::Socket(known("/run/docker.sock"))]),
         case("socket /run/other.sock", &[Deed::Socket(known("/run/other.sock"))]),
         // It is made, then opened.
@@ -166,7 +170,8 @@ pub(super) fn prepare() {
     })
     .unwrap();
     std::os::unix::fs::symlink("/tmp/w/d/l", "/tmp/w/link").unwrap();
-    for program in ["/tmp/w/busybox", "/tmp/w/program", "/tmp/w/program2", "/tmp/w/d/program"] {
+    for program in ["busybox", "program", "program2", "mapped", "d/program", "d/mapped"] {
+        let program = format!("/tmp/w/{program}");
         fs::copy("/bin/busybox", program).unwrap();
     }
     for script in ["/tmp/w/script", "/tmp/w/d/script"] {

@@ -33,6 +33,11 @@ impl Source {
         self.listener = Some(listener);
         unkept
     }
+
+    /// Has the session ended; whether there is somebody who can do that.
+    pub(super) fn end(&mut self, why: &str) -> bool {
+        self.listener.take().is_some_and(|listener| listener.send(why.to_owned()).is_ok())
+    }
 }
 
 impl Live {
@@ -102,8 +107,7 @@ impl Live {
         }
         watched.rules.refused = Some(rules.clone());
         tracing::error!(%error, sid = %watched.facts.sid, "rules of a session that runs");
-        let listener = watched.rules.listener.take();
-        let is_told = listener.is_some_and(|listener| listener.send(error.to_string()).is_ok());
+        let is_told = watched.rules.end(&error.to_string());
         if !is_told && !watched.is_over {
             watched.lost("rules", "unsupported", 1);
         }

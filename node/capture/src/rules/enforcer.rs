@@ -129,6 +129,11 @@ impl Enforcer {
         }
     }
 
+    /// Whether a session is under any rules.
+    pub(crate) fn has(&self, session: u64) -> bool {
+        self.lock().by_session.contains_key(&session)
+    }
+
     /// The session is over.
     pub(crate) fn release(&self, session: u64) {
         self.lock().free(session);
@@ -315,7 +320,8 @@ pub(crate) fn is_before(release: &str, wanted: (u32, u32)) -> bool {
 }
 
 /// The programs without which rules of a kind would have holes.
-const EXEC: &[&str] = &["enforce_bprm_check_security", "enforce_mmap_file"];
+const EXEC: &[&str] =
+    &["enforce_bprm_check_security", "enforce_file_mprotect", "enforce_mmap_file"];
 const HASH: &[&str] = &["enforce_bprm_check_security__sha256"];
 const WRITE: &[&str] = &[
     "enforce_file_open",
@@ -334,6 +340,7 @@ const CONNECT: &[&str] = &["enforce_socket_connect", "enforce_socket_sendmsg"];
 const SOCKET: &[&str] = &["enforce_unix_may_send", "enforce_unix_stream_connect"];
 const CONTAIN: &[&str] = &[
     "enforce_bpf",
+    "enforce_file_send_sigiotask",
     "enforce_kernel_load_data",
     "enforce_kernel_module_request",
     "enforce_kernel_read_file",
@@ -343,6 +350,9 @@ const CONTAIN: &[&str] = &[
     "enforce_sb_pivotroot",
     "enforce_sb_umount",
     "enforce_task_kill",
+    "enforce_task_setnice",
+    "enforce_task_setrlimit",
+    "enforce_task_setscheduler",
 ];
 
 /// A program of the kernel's that has read a session's policy must still find its entries; records on their way want its names.

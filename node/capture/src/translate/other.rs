@@ -18,6 +18,8 @@ pub(super) fn rights(
         rights::CAPSET => ("capset", hex),
         rights::USERNS => ("userns", hex),
         rights::NAMESPACE => ("namespace", hex),
+        rights::SETFSUID => ("setfsuid", count),
+        rights::SETFSGID => ("setfsgid", count),
         _ => ("unknown", hex),
     };
     event::SessionPrivilege {

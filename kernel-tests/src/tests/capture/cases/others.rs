@@ -6,15 +6,18 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
 
+use capture::Tier;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
-use super::super::deed::{Deed, forked};
+use super::super::deed::{Deed, forked, until};
 use super::super::stage::Scene;
 use super::super::told::Found;
 use super::{Case, Play};
@@ -46,18 +49,32 @@ fn injected(scene: &Scene<'_>) -> Vec<Found> {
     let told = scene.session("");
     // Each has a process for itself, so that one is not taken for the other.
     let by = |fact: &str| told.facts.number(fact);
-    vec![
+    let hijacked = scene.text("hijacked");
+    // Only where the kernel is asked before, a process that is taken hold of becomes the session's.
+    let adopted = (scene.tier() == Some(Tier::A))
+        .then(|| told.disk(&["create"], &hijacked).by(victim.pid).found());
+    let mut found = vec![
         told.trace("ptrace", victim.pid).by(by("ptrace")).found(),
         told.trace("memory", victim.pid).named("/proc/pid/mem").by(by("mem")).found(),
         told.trace("memory", victim.pid).named("process_vm_writev").by(by("vm")).found(),
         told.any_delegation("ptrace").with("target_pid", victim.pid).by_any().found(),
-    ]
+    ];
+    found.extend(adopted);
+    found
 }
 
 fn do_inject(deed: &Deed, part: &str) {
     static WORD: AtomicU64 = AtomicU64::new(0);
     if part == "victim" {
         deed.tell("address", WORD.as_ptr().addr());
+        // Not the thread that is written to.
+        let path = deed.path("hijacked");
+        thread::spawn(move || {
+            while WORD.load(Ordering::Relaxed) != 3 {
+                thread::sleep(Duration::from_millis(5));
+            }
+            File::create(path).unwrap();
+        });
         deed.tell_pid("pid");
         deed.ready_forever();
     }
@@ -72,6 +89,7 @@ fn do_inject(deed: &Deed, part: &str) {
     });
     step("vm", &|| process::write_memory(victim, address, &[2; 8]).unwrap());
     step("ptrace", &|| process::inject(victim, address, 3).unwrap());
+    until("hijacked file", || deed.path("hijacked").exists());
 }
 
 fn received(scene: &Scene<'_>) -> Vec<Found> {
