@@ -310,8 +310,8 @@ static __noinline struct mark *mark_by_leader(struct task_struct *task)
 		return 0;
 	__u64 number = mark->session;
 	struct session *session = bpf_map_lookup_elem(&sessions, &number);
-	struct mark same = *mark;
-	int failed = mark_task(task, &same);
+	/* Not copied: the stack of all that calls this is full. */
+	int failed = mark_task(task, mark);
 	if (session)
 		__sync_fetch_and_add(failed ? &session->unmarked : &session->tasks, 1);
 	return mark;

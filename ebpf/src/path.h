@@ -101,7 +101,7 @@ static long walk_step(__u32 step, void *context)
 	struct dentry *parent = entry.parent;
 	/* The root of a file system: where the mount is not known. Else the file is not below what is mounted. */
 	if (dentry == parent && walk->at != WALK_BYTES - 1) {
-		walk->cut = mount != 0;
+		walk->cut = walk->mount != 0;
 		return 1;
 	}
 	__u32 length = entry.length;
@@ -115,7 +115,7 @@ static long walk_step(__u32 step, void *context)
 	if (dentry != parent) {
 		at--;
 		walked->bytes[at & WALK_MASK] = '/';
-	} else if (mount && walked->bytes[at & WALK_MASK] == '/') {
+	} else if (walk->mount && walked->bytes[at & WALK_MASK] == '/') {
 		/* Opened by its number, before anybody has looked for its folder. */
 		walk->cut = 1;
 	}

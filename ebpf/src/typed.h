@@ -128,10 +128,11 @@ static long digest_step(__u32 step, void *context)
 }
 
 /* What fails again and again is told once and then counted: that somebody was not allowed, of each process. `length` bytes
- * from `at` are what it was tried with. */
-static __noinline int is_folded_failure(struct teller *teller, struct typed_deed *deed, __u32 number, __u32 at_and_length,
+ * from `at` are what it was tried with. Operation and result, as at and length, are one: five arguments are all there can be. */
+static __noinline int is_folded_failure(struct teller *teller, __u64 op_and_result, __u32 number, __u32 at_and_length,
 					__u64 *times)
 {
+	__s32 result = op_and_result;
 	struct digest digest = { .place = number, .at = at_and_length >> 16, .left = at_and_length & 0xffff };
 
 	struct place *place = bpf_map_lookup_elem(&places, &number);
@@ -142,8 +143,8 @@ static __noinline int is_folded_failure(struct teller *teller, struct typed_deed
 	bpf_loop(DIGEST_STEPS_MAX, digest_step, &digest, 0);
 	struct fold_key key = {
 		.session = teller->number,
-		.of = { digest.of, is_refusal(deed->result) ? teller->task->group_leader->start_boottime : 0 },
-		.what = FOLD_FAILED | deed->op << 16 | (-deed->result & 0xffff),
+		.of = { digest.of, is_refusal(result) ? teller->task->group_leader->start_boottime : 0 },
+		.what = FOLD_FAILED | op_and_result >> 32 << 16 | (-result & 0xffff),
 	};
 	return is_folded(teller, &key, times);
 }
@@ -179,7 +180,8 @@ static __noinline int tell_typed(struct teller *teller, struct typed_deed *deed)
 	file->other_len = length;
 	file->bits |= place->cut * FLAG_CWD_CUT;
 	to += length;
-	if (deed->result >= 0 || !is_folded_failure(teller, deed, number, FIXED_BYTES << 16 | (to - FIXED_BYTES), &file->times)) {
+	if (deed->result >= 0 ||
+	    !is_folded_failure(teller, (__u64)deed->op << 32 | (__u32)deed->result, number, FIXED_BYTES << 16 | (to - FIXED_BYTES), &file->times)) {
 		/* Only now is it counted: what is folded never was. */
 		header->sequence = __sync_fetch_and_add(&teller->session->tallies[CLASS_FILE].records, 1);
 		send(teller->session, CLASS_FILE, header, to);
@@ -192,9 +194,7 @@ static __noinline int tell_typed(struct teller *teller, struct typed_deed *deed)
 /* A program was not to be executed. */
 static __noinline int tell_not_executed(struct teller *teller, struct typed *path, long result)
 {
-	struct typed_deed deed = { .result = result };
 	__u32 number = 0;
-	__u64 times;
 	struct place *place = take_place(&number);
 
 	if (!place)
@@ -208,7 +208,9 @@ static __noinline int tell_not_executed(struct teller *teller, struct typed *pat
 	place->cut = 0;
 	exec->path_len = put_typed(teller->task, place, number, EXEC_BYTES, path) & PUT_MASK;
 	exec->flags = place->cut * FLAG_PATH_CUT;
-	if (!is_folded_failure(teller, &deed, number, EXEC_BYTES << 16 | exec->path_len, &times)) {
+	/* Behind where records end, since the stack is full. */
+	__u64 *times = (__u64 *)(place->bytes + PLACE_BYTES - sizeof(*times));
+	if (!is_folded_failure(teller, (__u32)result, number, EXEC_BYTES << 16 | exec->path_len, times)) {
 		header->sequence = __sync_fetch_and_add(&teller->session->tallies[CLASS_CONTROL].records, 1);
 		send(teller->session, CLASS_CONTROL, header, EXEC_BYTES + exec->path_len);
 	}

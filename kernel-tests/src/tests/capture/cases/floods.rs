@@ -10,16 +10,21 @@ use super::super::told::{Found, Told};
 use super::{Case, Play};
 
 pub(super) const CASES: &[Case] = &[
-    Case { number: 35, name: "fork bomb", play: Play::Here(forks), deed: do_forks },
+    Case {
+        number: 35,
+        name: "fork bomb (each told, or told as lost)",
+        play: Play::Here(forks),
+        deed: do_forks,
+    },
     Case {
         number: 36,
-        name: "flood of opens, then an exec",
+        name: "flood of opens, then an exec (each told, or told as lost)",
         play: Play::Here(opens),
         deed: do_opens,
     },
     Case {
         number: 37,
-        name: "exec storm, more than 400 in a burst",
+        name: "exec storm, more than 400 in a burst (each told, or told as lost)",
         play: Play::Here(storm),
         deed: do_storm,
     },
