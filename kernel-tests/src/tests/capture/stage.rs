@@ -521,8 +521,8 @@ pub(super) fn find(name: &str) -> io::Result<PathBuf> {
 
 /// A deed on an emulated machine takes a second or two.
 const DEED_WITHIN: Duration = Duration::from_secs(30);
-/// A node on one may need half a minute for the kernel to take its programs.
-const NODE_WITHIN: Duration = Duration::from_secs(90);
+/// A node on one may need a minute and a half for the kernel to take its programs.
+const NODE_WITHIN: Duration = Duration::from_secs(240);
 /// For processes that outlive the first, and for what outside of the session is adopted.
 const OTHERS_WITHIN: Duration = Duration::from_secs(4);
 /// A record is read within some hundredths of a second.

@@ -13,27 +13,35 @@ use super::super::deed::busybox;
 use super::super::stage::Memory;
 use super::{Room, Told, until, wait};
 
-const SESSIONS: usize = 2000;
+const SESSIONS: usize = 10_000;
+/// So many do something at the same time.
+const GROUP: usize = 2000;
 
 pub(super) fn thousands_of_sessions_are_told_apart() {
     let Some(room) = Room::open("crowd") else { return };
-    let (waiting, go) = io::pipe().unwrap();
+    let (waiting, mut go): (Vec<_>, Vec<_>) =
+        (0..SESSIONS / GROUP).map(|_| io::pipe().unwrap()).unzip();
     let begin = |number: usize| -> (Arc<Memory>, Watch, Child) {
         let memory = Arc::new(Memory::new([202, 0]));
         let mut watch = super::watch(&room.stage, &memory);
-        // Waits until all are there, then makes a file.
+        // Waits until all are there and it is its turn, then makes a file.
         let mut command = Command::new(busybox());
         command.args(["sh", "-c", &format!("read -r word; : >made-{number}")]);
-        command.stdin(waiting.try_clone().unwrap()).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+            .stdin(waiting[number / GROUP].try_clone().unwrap())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         command.env_clear().current_dir(&room.folder);
         let child = watch.spawn(&mut command).unwrap();
         (memory, watch, child)
     };
     let mut all: Vec<_> = (0..SESSIONS).map(begin).collect();
     assert_eq!(room.stage.capture.totals().sessions, SESSIONS as u64);
-    drop(go);
-    for (_, _, child) in &mut all {
-        wait(child);
+    for group in all.chunks_mut(GROUP).rev() {
+        drop(go.pop());
+        for (_, _, child) in group {
+            wait(child);
+        }
     }
     let is_told = |memory: &Memory| Told(memory.events()).of("session.capture").next().is_some();
     for (number, (memory, _, child)) in all.iter().enumerate() {
