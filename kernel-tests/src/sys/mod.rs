@@ -65,8 +65,8 @@ pub(crate) fn send_to(socket: RawFd, bytes: &[u8], address: &[u8], flags: i32) -
     checked(sent as i64).map(drop)
 }
 
-/// A file by its handle, which is no path.
-pub(crate) fn open_by_handle(path: &Path) -> io::Result<File> {
+/// A file by its handle, which is no path. Between asking for the one and for the other, `meanwhile` is done.
+pub(crate) fn open_by_handle(path: &Path, meanwhile: impl FnOnce()) -> io::Result<File> {
     const HANDLE_BYTES_MAX: u32 = 128;
     #[repr(C)]
     struct Handle {
@@ -81,6 +81,7 @@ pub(crate) fn open_by_handle(path: &Path) -> io::Result<File> {
     let named =
         unsafe { libc::name_to_handle_at(libc::AT_FDCWD, name.as_ptr(), file, &raw mut mount, 0) };
     checked(named.into())?;
+    meanwhile();
     let folder = File::open(path.parent().unwrap_or(path))?;
     // SAFETY: the kernel filled the handle above, and it lives here.
     let opened = unsafe { libc::open_by_handle_at(folder.as_raw_fd(), file, libc::O_RDONLY) };

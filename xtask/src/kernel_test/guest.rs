@@ -15,10 +15,10 @@ use anyhow::{Context, Result, bail};
 use super::kernels::Kernel;
 use crate::process;
 
-/// From power on to power off.
-const BOOT_TIMEOUT: Duration = Duration::from_secs(1200);
-/// Longer than any test may take (`kernel-tests` gives one 300 s), and than a boot.
-const SILENCE_MAX: Duration = Duration::from_secs(330);
+/// From power on to power off, on a slow machine.
+const BOOT_TIMEOUT: Duration = Duration::from_secs(2400);
+/// Longer than any test may take (`kernel-tests` gives one 600 s), and than a boot.
+const SILENCE_MAX: Duration = Duration::from_secs(630);
 /// What lines of data begin with; see [`super::coverage`].
 const DATA: &[&str] = &["case {", "program {"];
 /// Of the console, where something went wrong.
@@ -56,8 +56,8 @@ pub(super) struct Report {
     pub(super) data: Vec<String>,
 }
 
-/// Boots, or runs the tests here; prints the tests' lines as they come, and gives what they report.
-pub(super) fn boot(command: &mut Command, log: &Path) -> Result<Report> {
+/// Boots, or runs the tests here; prints the tests' lines as they come, `name` before each, and gives what they report.
+pub(super) fn boot(name: &str, command: &mut Command, log: &Path) -> Result<Report> {
     let mut log_file =
         File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
     let mut child = command
@@ -84,7 +84,7 @@ pub(super) fn boot(command: &mut Command, log: &Path) -> Result<Report> {
     drop(sender);
     let machine = Machine(child);
     let mut console = Console::default();
-    let end = listen(&lines, &mut console, &mut log_file);
+    let end = listen(name, &lines, &mut console, &mut log_file);
     drop(machine);
     match end.and_then(|()| console.verdict()) {
         Ok(report) => Ok(report),
@@ -111,7 +111,12 @@ impl Drop for Machine {
 }
 
 /// Until the machine is off.
-fn listen(lines: &Receiver<Vec<u8>>, console: &mut Console, log: &mut File) -> Result<()> {
+fn listen(
+    name: &str,
+    lines: &Receiver<Vec<u8>>,
+    console: &mut Console,
+    log: &mut File,
+) -> Result<()> {
     let started = Instant::now();
     loop {
         let left = BOOT_TIMEOUT.saturating_sub(started.elapsed());
@@ -120,7 +125,7 @@ fn listen(lines: &Receiver<Vec<u8>>, console: &mut Console, log: &mut File) -> R
                 let line = String::from_utf8_lossy(&line).trim_end().to_owned();
                 writeln!(log, "[{:7.2}] {line}", started.elapsed().as_secs_f32())?;
                 if console.hear(line) {
-                    println!("   {}", console.tail.back().map_or("", String::as_str));
+                    println!("   {name} {}", console.tail.back().map_or("", String::as_str));
                 }
             }
             Err(RecvTimeoutError::Disconnected) => return Ok(()),

@@ -18,6 +18,8 @@ mod pinned;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
@@ -89,20 +91,40 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         fetch(wanted)?;
     }
     let program = build()?;
-    let mut coverage = Coverage::default();
-    let mut failed = Vec::new();
-    // A kernel that is missing here was told of when it was looked for.
-    let places = wanted.iter().flat_map(|wanted| places(*wanted, options));
-    for place in places.chain(options.native.then_some(Place::Here)) {
-        if let Err(error) = test(&place, &program, options, &mut coverage) {
-            println!("{}: {error:#}", place.name());
-            failed.push(place.name());
+    let (coverage, failed) = (Mutex::new(Coverage::default()), Mutex::new(Vec::new()));
+    let try_all = |places: &mut dyn Iterator<Item = Place>| {
+        for place in places {
+            if let Err(error) = test(&place, &program, options, &coverage) {
+                println!("{}: {error:#}", place.name());
+                lock(&failed).push(place.name());
+            }
         }
-    }
+    };
+    // An emulated machine keeps one core busy. Those of one kernel share its files.
+    let next = Mutex::new(wanted.iter().rev());
+    thread::scope(|scope| {
+        for _ in 0..GUESTS_AT_ONCE {
+            scope.spawn(|| {
+                while let Some(wanted) = { lock(&next).next() } {
+                    try_all(&mut places(*wanted, options));
+                }
+            });
+        }
+    });
+    // By itself: it measures what goes on on the machine.
+    try_all(&mut options.native.then_some(Place::Here).into_iter());
+    let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let coverage = coverage.into_inner().unwrap_or_else(PoisonError::into_inner);
     if !failed.is_empty() {
         bail!("kernel tests failed on {}", failed.join(", "));
     }
     if options.write_coverage { coverage.write() } else { coverage.compare() }
+}
+
+const GUESTS_AT_ONCE: usize = 2;
+
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Where the tests run.
@@ -157,12 +179,18 @@ impl Place {
     }
 }
 
-fn test(place: &Place, program: &Path, options: &Options, coverage: &mut Coverage) -> Result<()> {
+fn test(
+    place: &Place,
+    program: &Path,
+    options: &Options,
+    coverage: &Mutex<Coverage>,
+) -> Result<()> {
     let started = Instant::now();
     let report = match place {
         Place::Guest(kernel, lsm) => test_in_guest(kernel, *lsm, program, options),
         Place::Here => test_here(program, options),
     }?;
+    let mut coverage = lock(coverage);
     coverage.take(place.name(), place.is_pinned(), &report.data)?;
     let (name, summary) = (place.name(), report.summary);
     println!("-- {name}: {summary} in {:.0} s", started.elapsed().as_secs_f32());
@@ -202,7 +230,7 @@ fn test_in_guest(kernel: &Kernel, lsm: Lsm, program: &Path, options: &Options) -
     if options.keep {
         println!("$ {}", process::line(&command));
     }
-    let report = guest::boot(&mut command, &kernel.folder.join(log));
+    let report = guest::boot(kernel.wanted.name(), &mut command, &kernel.folder.join(log));
     if !options.keep {
         // A folder of the build; left over, it does no harm.
         drop(fs::remove_file(&files));
@@ -225,7 +253,7 @@ fn test_here(program: &Path, options: &Options) -> Result<Report> {
         [] => command.arg("capture"),
         named => command.args(named),
     };
-    guest::boot(&mut command, &folder.join("native.log"))
+    guest::boot(NATIVE, &mut command, &folder.join("native.log"))
 }
 
 /// Builds the guest's program; statically, so that it needs no file of ours beside it.

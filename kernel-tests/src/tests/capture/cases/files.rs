@@ -150,14 +150,35 @@ const NOBODY: u32 = 65534;
 fn handle(scene: &Scene<'_>) -> Vec<Found> {
     fs::write(scene.path("secret"), "x").unwrap();
     let told = scene.session("");
-    vec![told.opened(&scene.text("secret")).found()]
+    let (path, inode) = (told.facts.text("forgotten"), told.facts.text("inode"));
+    // Where the file system could find the file without its folder, its path is not known, and must not seem to be.
+    let forgotten = told.any_disk().with("op", "open").that(|event| {
+        event["file"].as_str().is_some_and(|file| file.split(':').nth(2) == Some(inode.as_str()))
+            && (event["path"] == path.as_str() || event["path_cut"] == true)
+    });
+    vec![told.opened(&scene.text("secret")).found(), forgotten.named("forgotten").by_any().found()]
 }
 
 fn do_handle(deed: &Deed, _: &str) {
     let mut said = String::new();
-    let file = crate::sys::open_by_handle(&deed.path("secret"));
+    let file = crate::sys::open_by_handle(&deed.path("secret"), || {});
     file.unwrap().read_to_string(&mut said).unwrap();
     assert_eq!(said, "x");
+    // On a disk, the kernel forgets names; in memory it does not.
+    let folder = Path::new("/var/tmp/postern-bypass");
+    fs::create_dir_all(folder).unwrap();
+    let path = folder.join("forgotten");
+    fs::write(&path, "x").unwrap();
+    let inode = fs::metadata(&path).unwrap().ino();
+    let file = crate::sys::open_by_handle(&path, || {
+        rustix::fs::sync();
+        // Entries of folders, and inodes.
+        fs::write("/proc/sys/vm/drop_caches", "2").unwrap();
+    });
+    drop(file.unwrap());
+    fs::remove_dir_all(folder).unwrap();
+    deed.tell("forgotten", path.display());
+    deed.tell("inode", inode);
 }
 
 /// Whatever the path is: the file is the one that it is.
