@@ -12,6 +12,8 @@
 /* Where paths are put together; of a place, see common.h. Names are written whole, beyond the end at worst. */
 #define ENTRY_BYTES 64
 struct walked {
+	/* Not all of the path is there. Here and not on the stack, where the verifier would follow each of its values. */
+	__u32 cut;
 	/* The beginning of the entry that is looked at: there is no room for it on the stack. */
 	char entry[ENTRY_BYTES];
 	char bytes[WALK_BYTES + NAME_BYTES_MAX + 1];
@@ -31,7 +33,6 @@ struct walk {
 	__u32 place;
 	/* Where the path begins so far. */
 	__u32 at;
-	__u32 cut;
 };
 
 /* What is needed of a directory's entry. In one read where the kernel has it in one place: a read is a call. */
@@ -82,11 +83,14 @@ static long walk_step(__u32 step, void *context)
 	struct mount *mount = walk->mount;
 	__u32 place = walk->place;
 	struct entry entry;
+	struct walked *walked;
 
 	if (dentry == walk->root) {
 		struct mount *above = BPF_CORE_READ(mount, mnt_parent);
 		if (above == mount) {
-			walk->cut = is_detached(mount);
+			walked = bpf_map_lookup_elem(&walks, &place);
+			if (walked)
+				walked->cut = is_detached(mount);
 			return 1;
 		}
 		walk->dentry = BPF_CORE_READ(mount, mnt_mountpoint);
@@ -94,19 +98,19 @@ static long walk_step(__u32 step, void *context)
 		walk->root = BPF_CORE_READ(above, mnt.mnt_root);
 		return 0;
 	}
-	struct walked *walked = bpf_map_lookup_elem(&walks, &place);
+	walked = bpf_map_lookup_elem(&walks, &place);
 	if (!walked)
 		return 1;
 	read_entry(&entry, walked->entry, dentry);
 	struct dentry *parent = entry.parent;
 	/* The root of a file system: where the mount is not known. Else the file is not below what is mounted. */
 	if (dentry == parent && walk->at != WALK_BYTES - 1) {
-		walk->cut = walk->mount != 0;
+		walked->cut = walk->mount != 0;
 		return 1;
 	}
 	__u32 length = entry.length;
 	if (walk->at < length + 1) {
-		walk->cut = 1;
+		walked->cut = 1;
 		return 1;
 	}
 	__u32 at = walk->at - length;
@@ -115,9 +119,6 @@ static long walk_step(__u32 step, void *context)
 	if (dentry != parent) {
 		at--;
 		walked->bytes[at & WALK_MASK] = '/';
-	} else if (walk->mount && walked->bytes[at & WALK_MASK] == '/') {
-		/* Opened by its number, before anybody has looked for its folder. */
-		walk->cut = 1;
 	}
 	walk->at = at;
 	walk->dentry = parent;
@@ -140,10 +141,13 @@ static __always_inline __u32 put_path(struct place *place, __u32 number, __u32 t
 
 	if (!walked)
 		return 0;
+	walked->cut = 0;
 	bpf_loop(WALK_BYTES, walk_step, &walk, 0);
-	*cut = walk.cut;
 	__u32 at = walk.at & WALK_MASK;
-	if (at == WALK_BYTES - 1 && !walk.cut) {
+	/* Of a file that is opened by its number before anybody has looked for its folder, this is the name. */
+	int is_nameless = (mnt != 0) & (at == WALK_BYTES - 2) & (walked->bytes[at & WALK_MASK] == '/');
+	*cut = walked->cut | is_nameless;
+	if (at == WALK_BYTES - 1 && !walked->cut) {
 		/* The root itself. */
 		at--;
 		walked->bytes[at & WALK_MASK] = '/';
