@@ -262,8 +262,8 @@ impl<'s> Scene<'s> {
         let mut child = self.command(part).spawn().unwrap();
         let outside = Outside { pid: child.id(), facts: self.facts(part) };
         wait(&mut child);
-        // A session that was over already may be told of again.
-        thread::sleep(QUIET);
+        // A session that was over already may be told of again, once its program's digest is there.
+        thread::sleep(QUIET_FOR_LONG);
         self.hear(part, &outside.all());
         outside
     }
